@@ -1,7 +1,7 @@
 """The rows and summaries that every validation suite gives, and their strict JSON.
 
-A suite compares figures that others measured or computed (*expected*) with ours (*got*). A row that cannot be predicted in
-principle carries the reason in `skipped` and stays in the count; it is never dropped.
+A suite compares figures that others measured or computed (*expected*) with ours (*got*). A row that cannot be predicted
+in principle carries the reason in `skipped` and stays in the count; it is never dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def compare(
     case: str, group: str, expected: float, got: float, tolerance_pct: float, *,
     low: float | None = None, high: float | None = None, **more: object,
 ) -> Row:
-    """Compare *got* with *expected*; inside the measured spread [low, high] the error is 0, outside it is measured from the nearer edge."""
+    """Compare *got* with *expected*.
+
+    Inside the measured spread [low, high] the error is 0, outside it is measured from the nearer edge.
+    """
     if expected == 0:
         return Row(case, group, expected, got, None, got == 0, None, more)
     nearest = expected if low is None or high is None else min(max(got, low), high)
@@ -65,7 +68,7 @@ def summarise(
     rows: Iterable[Row], tolerances_pct: Mapping[str, float | None],
     more: Mapping[str, Mapping[str, object]] | None = None,
 ) -> list[GroupSummary]:
-    """One summary for each group, in order of first appearance. A group without an entry in *tolerances_pct* is only reported."""
+    """One summary for each group, in order of first appearance; a group that *tolerances_pct* lacks is only reported."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
@@ -75,7 +78,9 @@ def summarise(
     ]
 
 
-def summarise_group(group: str, rows: list[Row], tolerance_pct: float | None, more: Mapping[str, object] | None = None) -> GroupSummary:
+def summarise_group(
+    group: str, rows: list[Row], tolerance_pct: float | None, more: Mapping[str, object] | None = None,
+) -> GroupSummary:
     """The error of *rows* as one group."""
     scored = [row for row in rows if row.skipped is None]
     errors_pct = [abs(row.error_pct) for row in scored if row.error_pct is not None]
