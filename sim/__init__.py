@@ -1,0 +1,1 @@
+"""The ground every room stands on: clocks, units, configs, events, the tile program, statistics, energy, the report."""
