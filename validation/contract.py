@@ -68,7 +68,7 @@ def summarise(
     rows: Iterable[Row], tolerances_pct: Mapping[str, float | None],
     more: Mapping[str, Mapping[str, object]] | None = None,
 ) -> list[GroupSummary]:
-    """One summary for each group, in order of first appearance; a group that *tolerances_pct* lacks is only reported."""
+    """One summary for each group, in order of first appearance; a group without a tolerance is only reported."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
