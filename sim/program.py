@@ -1,0 +1,298 @@
+"""The tile program: which tile, on which unit, which bytes move from where to where, in which order.
+
+The mapper writes it, the simulator times it, and the functional interpreter executes *the same records*, so that a mapping
+that is wrong cannot look fast. A program is a list of :class:`Step`; each binds one :class:`Segment` (the records of one
+operator, without addresses) to tensors. Layers of one shape share their segment; only the binding differs.
+
+Order and waiting
+-----------------
+- Each unit takes its records in program order. DMA queues keep many transfers in flight; compute units run one at a time.
+- ``Segment.waits[i]`` names earlier records of the same segment that record *i* waits for (data it reads, space it reuses).
+- A record that touches operand *t* of its step waits for the steps that wrote that tensor (``Step.after`` by operand).
+- A buffer is owned from the start of its first record to the end of its last; its first record waits until the pool has
+  room. Only one unit allocates from a pool, in program order, which is why waiting cannot deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .dtypes import DType
+
+#: (n, 2) int64 array of (byte offset inside the tensor, number of bytes).
+Ranges = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """A tensor of the run and where it lives: at *address* in ``memory`` (a DRAM part) or resident in ``memory`` (an SRAM part).
+
+    ``order`` gives the storage order for the interpreter: storage position *i* holds logical element ``order[i]`` (C order
+    of *shape*); None means C order. Storage is packed in units of ``dtype`` groups (see :func:`storage_bytes`).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    role: Literal["weight", "kv", "activation", "input", "output"]
+    memory: str
+    address: int
+    nbytes: int
+    resident: bool = False
+    order: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def elements(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A tile's place in a pool of an SRAM: *elements* of *dtype* in C order of whatever view the records take of it."""
+
+    name: str
+    pool: str
+    elements: int
+    dtype: DType
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.bytes_for(self.elements)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A strided window, in elements, on a buffer (``buffer >= 0``) or on a resident operand (``operand >= 0``)."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+    buffer: int = -1
+    operand: int = -1
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """DMA from operand *operand* in DRAM into *buffer*: the bytes of *ranges*, one after the other, fill it from element
+    ``offset`` on."""
+
+    unit: str
+    operand: int
+    ranges: Ranges
+    buffer: int
+    offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.ranges[:, 1].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """DMA of the elements of *source*, in its order, to the bytes of *ranges* of operand *operand* in DRAM."""
+
+    unit: str
+    operand: int
+    ranges: Ranges
+    source: View
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.ranges[:, 1].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """One tile on a compute unit: ``writes[...] = function(reads..., **params)``.
+
+    ``matmul`` reads A [..., m, k] and B [..., k, n] and writes C [..., m, n]; with ``accumulate`` it adds to C. What each
+    vector function means is written once, in the functional interpreter; what it costs, in the unit that runs it.
+    """
+
+    unit: str
+    function: str
+    reads: tuple[View, ...]
+    writes: tuple[View, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+Record = Load | Store | Compute
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The records of one operator's mapping, free of addresses; see the module's text for how they wait.
+
+    ``first_use[b]`` / ``last_use[b]`` are the records between which buffer *b* is owned. ``macs`` is the sum over its matmuls.
+    """
+
+    name: str
+    operands: int
+    buffers: tuple[Buffer, ...]
+    records: tuple[Record, ...]
+    waits: tuple[tuple[int, ...], ...]
+    first_use: tuple[int, ...]
+    last_use: tuple[int, ...]
+    macs: int
+    notes: Mapping[str, Any] = field(default_factory=dict)     # the mapper's choice, for the report: tile sizes, dataflow …
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operator of the run: a segment bound to tensors.
+
+    ``operands[i]`` is the tensor (an index into ``TileProgram.tensors``) of operand *i*; ``after[i]`` the steps whose writes
+    of it must have ended before any record of this step touches operand *i*; ``produces`` the resident tensors
+    that come to life here and ``retires`` those whose last reader this step is.
+    """
+
+    operator: str
+    kind: str
+    segment: Segment
+    operands: tuple[int, ...]
+    after: tuple[tuple[int, ...], ...]
+    produces: tuple[int, ...] = ()
+    retires: tuple[int, ...] = ()
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A share of an SRAM part that tiles of one kind own pieces of."""
+
+    name: str
+    memory: str
+    capacity_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TileProgram:
+    """A whole run: tensors placed, pools sized, steps in order."""
+
+    tensors: tuple[TensorPlace, ...]
+    pools: tuple[Pool, ...]
+    resident_bytes: Mapping[str, int]        # SRAM part → bytes set aside for resident tensors
+    steps: tuple[Step, ...]
+
+    @property
+    def macs(self) -> int:
+        return sum(step.segment.macs for step in self.steps)
+
+
+def view_of(shape: tuple[int, ...], *, buffer: int = -1, operand: int = -1, offset: int = 0) -> View:
+    """The C-contiguous view of *shape* on a buffer or on a resident operand."""
+    strides = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return View(shape, tuple(reversed(strides)), offset, buffer, operand)
+
+
+def whole(nbytes: int) -> Ranges:
+    """The ranges of a whole tensor."""
+    return np.array([[0, nbytes]], dtype=np.int64)
+
+
+class SegmentBuilder:
+    """Collects records and derives what each waits for from the buffers and operands that it reads and writes.
+
+    Waiting is derived from data: a record waits for the last writers of what it reads (and of what it overwrites or adds to)
+    and for the readers of what it overwrites, tracked for each buffer and for each resident operand. DRAM operands
+    that the segment writes and reads again (spilled tiles) are tracked by byte range.
+    """
+
+    def __init__(self, name: str, operands: int) -> None:
+        self.name, self.operands = name, operands
+        self._buffers: list[Buffer] = []
+        self._records: list[Record] = []
+        self._waits: list[tuple[int, ...]] = []
+        self._first: list[int] = []
+        self._last: list[int] = []
+        self._writers: dict[tuple[str, int], list[int]] = {}
+        self._readers: dict[tuple[str, int], list[int]] = {}
+        self._stored: list[tuple[int, int, int, int]] = []      # operand, start, end, record
+        self._macs = 0
+
+    def buffer(self, name: str, pool: str, elements: int, dtype: DType) -> int:
+        """A new tile buffer; it is owned from its first record to its last."""
+        self._buffers.append(Buffer(name, pool, elements, dtype))
+        self._first.append(-1)
+        self._last.append(-1)
+        return len(self._buffers) - 1
+
+    def load(self, unit: str, operand: int, ranges: Ranges, buffer: int, offset: int = 0) -> int:
+        """Append a Load; several loads may fill different parts of one buffer."""
+        waits = self._overlapping_stores(operand, ranges)
+        waits |= set(self._readers.get(("b", buffer), ()))
+        index = self._append(Load(unit, operand, ranges, buffer, offset), waits, [buffer])
+        self._writers.setdefault(("b", buffer), []).append(index)
+        self._readers[("b", buffer)] = []
+        return index
+
+    def store(self, unit: str, operand: int, ranges: Ranges, source: View) -> int:
+        """Append a Store of what *source* holds."""
+        key = _key(source)
+        index = self._append(Store(unit, operand, ranges, source), set(self._writers.get(key, ())), _owned(source))
+        self._readers.setdefault(key, []).append(index)
+        self._stored += [(operand, int(start), int(start + size), index) for start, size in ranges]
+        return index
+
+    def compute(self, unit: str, function: str, reads: tuple[View, ...], writes: tuple[View, ...], **params: Any) -> int:
+        """Append a Compute. A write that covers part of a buffer is ordered after the earlier writes of that buffer."""
+        waits: set[int] = set()
+        for view in reads:
+            waits |= set(self._writers.get(_key(view), ()))
+        for view in writes:
+            waits |= set(self._readers.get(_key(view), ())) | set(self._writers.get(_key(view), ()))
+        owned = [b for view in (*reads, *writes) for b in _owned(view)]
+        index = self._append(Compute(unit, function, reads, writes, params), waits, owned)
+        for view in reads:
+            self._readers.setdefault(_key(view), []).append(index)
+        for view in writes:
+            # Everything older is implied by what this record waits for: the chain stays short.
+            self._writers[_key(view)] = [index]
+            self._readers[_key(view)] = []
+        if function == "matmul":
+            shape = reads[0].shape
+            self._macs += reads[0].elements * writes[0].shape[-1] if len(shape) >= 2 else 0
+        return index
+
+    def build(self, **notes: Any) -> Segment:
+        """The finished segment."""
+        return Segment(self.name, self.operands, tuple(self._buffers), tuple(self._records), tuple(self._waits),
+                       tuple(self._first), tuple(self._last), self._macs, notes)
+
+    def _append(self, record: Record, waits: set[int], owned: list[int]) -> int:
+        index = len(self._records)
+        self._records.append(record)
+        self._waits.append(tuple(sorted(waits - {index})))
+        for buffer in owned:
+            if self._first[buffer] < 0:
+                self._first[buffer] = index
+            self._last[buffer] = index
+        return index
+
+    def _overlapping_stores(self, operand: int, ranges: Ranges) -> set[int]:
+        low, high = int(ranges[:, 0].min()), int((ranges[:, 0] + ranges[:, 1]).max())
+        return {record for op, start, end, record in self._stored if op == operand and start < high and low < end}
+
+
+def _key(view: View) -> tuple[str, int]:
+    return ("b", view.buffer) if view.buffer >= 0 else ("o", view.operand)
+
+
+def _owned(view: View) -> list[int]:
+    return [view.buffer] if view.buffer >= 0 else []
