@@ -1,0 +1,1 @@
+"""Data only: chips, memories, models, technologies."""

@@ -1,0 +1,100 @@
+"""A machine: named parts wired by links, read from YAML, as a networkx graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import networkx as nx
+from pydantic import Field, model_validator
+
+from .. import configs
+from ..memory.dram import DramConfig
+from ..memory.sram import SramConfig
+from ..sim import config as config_reader
+from ..sim.config import Config
+from ..sim.errors import ConfigError
+from ..sim.units import BytesPerSecond, Hertz, Picoseconds, PicojoulesPerBit, Watts
+from ..sim.yaml_reader import find_named
+from .systolic import SystolicConfig
+from .vector import VectorConfig
+
+
+class DmaConfig(Config):
+    """A DMA engine with one in-order queue each for streamed operands, for activations and for stores.
+
+    A descriptor takes *issue_cycles* to issue; at most *max_in_flight* transfers of a queue are under way at once.
+    """
+
+    type: Literal["dma"]
+    clock_hz: Annotated[Hertz, Field(gt=0)]
+    issue_cycles: Annotated[int, Field(ge=0)]
+    max_in_flight: Annotated[int, Field(ge=1)]
+
+
+PartConfig = Annotated[DramConfig | SramConfig | SystolicConfig | VectorConfig | DmaConfig, Field(discriminator="type")]
+PartT = TypeVar("PartT", bound=Config)
+
+
+class LinkConfig(Config):
+    """A link between two parts: bytes each way per second, latency, energy per bit moved."""
+
+    source: str
+    target: str
+    bandwidth_bytes_per_s: Annotated[BytesPerSecond, Field(gt=0)]
+    latency_ps: Annotated[Picoseconds, Field(ge=0)] = 0
+    energy_pj_per_bit: PicojoulesPerBit = 0.0
+
+
+class MachineConfig(Config):
+    """A chip: its parts by name, the links that wire them, and the power it draws whatever it does."""
+
+    name: str
+    description: str
+    parts: dict[str, PartConfig]
+    links: tuple[LinkConfig, ...]
+    static_power_w: Watts                      # of what no part accounts for: control, clock tree, leakage of logic
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _links_join_parts(self) -> MachineConfig:
+        for link in self.links:
+            for end in (link.source, link.target):
+                if end not in self.parts:
+                    raise ValueError(f"link {link.source} → {link.target}: there is no part {end!r}; "
+                                     f"parts: {', '.join(self.parts)}")
+        return self
+
+    def graph(self) -> nx.DiGraph[str]:
+        """The machine as a graph: a node for each part (attribute ``config``), an edge for each link (``link``)."""
+        graph: nx.DiGraph[str] = nx.DiGraph(name=self.name)
+        for name, part in self.parts.items():
+            graph.add_node(name, config=part)
+        for link in self.links:
+            graph.add_edge(link.source, link.target, link=link)
+        return graph
+
+    def named(self, kind: type[PartT]) -> dict[str, PartT]:
+        """The parts of one kind, by name."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, kind)}
+
+    def only(self, kind: type[PartT], what: str) -> tuple[str, PartT]:
+        """The single part of *kind*; a ConfigError when the machine has none or several."""
+        found = self.named(kind)
+        if len(found) != 1:
+            raise ConfigError(f"machine {self.name!r} has {len(found)} parts of type {what}; transformer operators are "
+                              "mapped onto exactly one", key="parts", mend=f"parts: {', '.join(self.parts)}")
+        return next(iter(found.items()))
+
+
+def chip_folder() -> Path:
+    """Where the shipped chips are."""
+    return Path(configs.__path__[0]) / "chips"
+
+
+def load_machine(name: str, sets: tuple[str, ...] = ()) -> MachineConfig:
+    """The machine of a shipped name or a YAML file, with ``path=value`` assignments applied."""
+    path = find_named(name, [chip_folder()], "chip")
+    return config_reader.load(MachineConfig, path, folders=[chip_folder()], kind="chip", sets=sets)
+
+

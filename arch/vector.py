@@ -1,0 +1,80 @@
+"""Vector units: lanes that do one simple operation a cycle each; what each function costs in such operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..sim.config import Config
+from ..sim.program import View
+from ..sim.units import Hertz, Picojoules
+
+
+class VectorConfig(Config):
+    """*lanes* that each do one add, multiply, multiply-add, compare or move a cycle, pipelined *latency_cycles* deep.
+
+    ``exp_ops``: lane-cycles that one exponential, reciprocal, square root or tanh takes (a table lookup and a short
+    polynomial in the lane, or a slower special-function unit shared by lanes).
+    """
+
+    type: Literal["vector"]
+    lanes: Annotated[int, Field(ge=1)]
+    clock_hz: Annotated[Hertz, Field(gt=0)]
+    latency_cycles: Annotated[int, Field(ge=0)]
+    exp_ops: Annotated[int, Field(ge=1)]
+    op_energy_pj: Picojoules
+    mac_energy_pj: Picojoules
+
+    @property
+    def peak_macs_per_s(self) -> float:
+        return self.lanes * self.clock_hz
+
+
+#: function → (simple operations, special operations) per element of its first read. Counted from the arithmetic:
+#: rmsnorm: square-accumulate, then times 1/rms, times weight; layernorm: sum, centred square-accumulate (2), then
+#: subtract, scale, times weight, plus bias; softmax: max, subtract, exp, sum, times 1/sum; silu: sigmoid (exp, reciprocal)
+#: and two multiplies; gelu by tanh: cubic polynomial (4), tanh, 2; rope: two multiplies and an add, and a pair swap.
+FUNCTION_OPS: dict[str, tuple[int, int]] = {
+    "copy": (1, 0),
+    "add": (1, 0),
+    "mul": (1, 0),
+    "scale": (1, 0),
+    "relu": (1, 0),
+    "silu": (2, 2),
+    "gelu": (6, 1),
+    "gelu_tanh": (6, 1),
+    "silu_mul": (3, 2),
+    "gelu_mul": (7, 1),
+    "gelu_tanh_mul": (7, 1),
+    "rmsnorm": (3, 0),
+    "layernorm": (7, 0),
+    "rope": (4, 0),
+    "softmax": (4, 1),
+    "dequantize": (2, 0),
+}
+
+
+def lane_ops(function: str, reads: tuple[View, ...], params: Mapping[str, Any], config: VectorConfig) -> int:
+    """Lane-operations of *function* on views of those shapes; a matmul on the lanes costs one for each MAC.
+
+    ``online_softmax`` reads scores [..., q, t] (and the running max, sum and output [..., q, d] to rescale): scale and mask,
+    max, subtract, exp and sum on each score; a rescale of output and sum. ``online_softmax_end`` divides [..., q, d].
+    """
+    elements = reads[0].elements
+    if function == "matmul":
+        return elements * reads[1].shape[-1]
+    if function == "online_softmax":
+        scores = elements * (4 + config.exp_ops)
+        rescaled = sum(view.elements for view in reads[1:])
+        return scores + rescaled
+    simple, special = FUNCTION_OPS[function]
+    rows = elements // max(1, reads[0].shape[-1])
+    per_row = rows * config.exp_ops if function in ("rmsnorm", "layernorm", "softmax") else 0     # 1/rms, 1/σ, 1/sum
+    return elements * (simple + special * config.exp_ops) + per_row
+
+
+def vector_cycles(function: str, reads: tuple[View, ...], params: Mapping[str, Any], config: VectorConfig) -> int:
+    """Cycles of one record alone on the lanes, the pipeline's latency included."""
+    return -(-lane_ops(function, reads, params, config) // config.lanes) + config.latency_cycles
