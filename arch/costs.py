@@ -1,0 +1,156 @@
+"""What each record costs on its unit: cycles, SRAM traffic, counted actions, and what it waits for. Worked out once a segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..memory.sram import SramConfig
+from ..sim.dtypes import DType
+from ..sim.errors import ConfigError
+from ..sim.program import Compute, Load, Record, Segment, Store, TileProgram, View
+from .machine import MachineConfig
+from .systolic import GemmCycles, SystolicConfig, gemm_cycles
+from .vector import VectorConfig, lane_ops, vector_cycles
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCost:
+    """The cost of one record. *cycles* are of its unit's clock; ``gemm`` splits them for the arrays' pipeline."""
+
+    cycles: int
+    gemm: GemmCycles | None
+    macs: int
+    sram_read_bytes: int
+    sram_write_bytes: int
+    actions: tuple[tuple[str, int], ...]
+    waits: tuple[tuple[int, str], ...]            # (earlier record, what to call the wait)
+    operands: tuple[int, ...]
+    buffers: tuple[int, ...]
+    acquires: tuple[tuple[str, int], ...]         # (pool, bytes) of the buffers that begin here
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentCost:
+    """The costs of a segment's records, and who uses its buffers."""
+
+    records: tuple[RecordCost, ...]
+    by_unit: dict[str, tuple[int, ...]]
+    buffer_users: tuple[int, ...]
+    buffer_room: tuple[tuple[str, int], ...]
+
+
+class SegmentCosts:
+    """Costs by segment, worked out at first use; layers that share a segment share its costs."""
+
+    def __init__(self, machine: MachineConfig, program: TileProgram) -> None:
+        _, self._sram = machine.only(SramConfig, "sram")
+        self._mxu_name, self._mxu = machine.only(SystolicConfig, "systolic")
+        self._vpu_name, self._vpu = machine.only(VectorConfig, "vector")
+        self._dtypes: dict[int, tuple[DType, ...]] = {}
+        for step in program.steps:
+            self._dtypes.setdefault(id(step.segment), tuple(program.tensors[t].dtype for t in step.operands))
+        self._known: dict[int, SegmentCost] = {}
+
+    def of(self, segment: Segment) -> SegmentCost:
+        """The costs of *segment*."""
+        known = self._known.get(id(segment))
+        if known is None:
+            known = self._known[id(segment)] = self._work_out(segment)
+        return known
+
+    def _work_out(self, segment: Segment) -> SegmentCost:
+        records = tuple(self._record(segment, index) for index in range(len(segment.records)))
+        by_unit: dict[str, list[int]] = {}
+        users = [0] * len(segment.buffers)
+        for index, cost in enumerate(records):
+            by_unit.setdefault(segment.records[index].unit, []).append(index)
+            for buffer in cost.buffers:
+                users[buffer] += 1
+        return SegmentCost(records, {unit: tuple(found) for unit, found in by_unit.items()}, tuple(users),
+                           tuple((buffer.pool, buffer.nbytes) for buffer in segment.buffers))
+
+    def _record(self, segment: Segment, index: int) -> RecordCost:
+        record = segment.records[index]
+        buffers, operands = touched(record)
+        waits = tuple((earlier, self._cause(segment.records[earlier])) for earlier in segment.waits[index]
+                      if not self._ordered_by_pipeline(segment.records[earlier], record))
+        acquires = tuple((segment.buffers[b].pool, segment.buffers[b].nbytes) for b in buffers
+                         if segment.first_use[b] == index)
+        if not isinstance(record, Compute):
+            return RecordCost(0, None, 0, 0, 0, (), waits, operands, buffers, acquires)
+        work = self._matrix(segment, record) if record.unit == self._mxu_name else self._vector(segment, record)
+        cycles, gemm, macs, read_bytes, write_bytes, actions = work
+        port = self._sram.bytes_per_cycle * self._sram.clock_hz / (
+            self._mxu.clock_hz if gemm else self._vpu.clock_hz)             # bytes per cycle of the unit's own clock
+        port_cycles = max(-(-read_bytes // int(port)), -(-write_bytes // int(port)))
+        return RecordCost(max(cycles, port_cycles), gemm, macs, read_bytes, write_bytes, actions, waits, operands,
+                          buffers, acquires)
+
+    def _matrix(self, segment: Segment, record: Compute) -> tuple[
+            int, GemmCycles, int, int, int, tuple[tuple[str, int], ...]]:
+        """A matmul on the arrays. Folds along n are dealt to the arrays first, so that a row of A is multicast to them."""
+        a, b = record.reads[0], record.reads[1]
+        c = record.writes[0]
+        m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+        batch = a.elements // (m * k)
+        gemm = gemm_cycles(m, k, n, self._mxu, batch)
+        dtypes = self._dtype(segment, a), self._dtype(segment, b)
+        widest = max(dtypes, key=lambda dtype: dtype.bits)
+        if widest.name not in self._mxu.mac_energy_pj:
+            raise ConfigError(f"the systolic array {self._mxu_name!r} has no {widest.name} MAC", key="dtype",
+                              value=widest.name, allowed=tuple(self._mxu.mac_energy_pj))
+        macs = batch * m * k * n
+        n_rounds = -(-(-(-n // self._mxu.cols)) // self._mxu.arrays)
+        k_folds = -(-k // self._mxu.rows)
+        c_bytes = self._bytes(segment, c)
+        read_bytes = (self._bytes(segment, a) * n_rounds + self._bytes(segment, b)
+                      + c_bytes * (k_folds - 1 + bool(record.params.get("accumulate"))))
+        return (gemm.total, gemm, macs, read_bytes, c_bytes * k_folds, ((f"mac.{widest.name}", macs),))
+
+    def _vector(self, segment: Segment, record: Compute) -> tuple[
+            int, None, int, int, int, tuple[tuple[str, int], ...]]:
+        cycles = vector_cycles(record.function, record.reads, record.params, self._vpu)
+        ops = lane_ops(record.function, record.reads, record.params, self._vpu)
+        read_bytes = sum(self._bytes(segment, view) for view in record.reads)
+        write_bytes = sum(self._bytes(segment, view) for view in record.writes)
+        if record.function == "matmul":
+            if record.params.get("accumulate"):
+                read_bytes += self._bytes(segment, record.writes[0])
+            return cycles, None, ops, read_bytes, write_bytes, (("mac", ops),)
+        return cycles, None, 0, read_bytes, write_bytes, (("op", ops),)
+
+    def _ordered_by_pipeline(self, earlier: Record, record: Record) -> bool:
+        """Whether the arrays' own order makes *record* safe behind *earlier*.
+
+        Results leave the arrays in the order in which activations entered, so a product that only adds to (or overwrites)
+        what an earlier one wrote meets it in order at the accumulators; only reading a result as an operand must wait.
+        """
+        if earlier.unit != self._mxu_name or record.unit != self._mxu_name:
+            return False
+        assert isinstance(earlier, Compute) and isinstance(record, Compute)
+        read = {(view.buffer, view.operand) for view in record.reads}
+        return not any((view.buffer, view.operand) in read for view in earlier.writes)
+
+    def _cause(self, earlier: Record) -> str:
+        if isinstance(earlier, Load):
+            return "memory"
+        return "store" if isinstance(earlier, Store) else earlier.unit
+
+    def _dtype(self, segment: Segment, view: View) -> DType:
+        if view.buffer >= 0:
+            return segment.buffers[view.buffer].dtype
+        return self._dtypes[id(segment)][view.operand]
+
+    def _bytes(self, segment: Segment, view: View) -> int:
+        return self._dtype(segment, view).bytes_for(view.elements)
+
+
+def touched(record: Record) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The buffers and the operands of its step that *record* reads or writes, each once."""
+    if isinstance(record, Load):
+        return (record.buffer,), (record.operand,)
+    views = (record.source,) if isinstance(record, Store) else (*record.reads, *record.writes)
+    buffers = tuple(dict.fromkeys(view.buffer for view in views if view.buffer >= 0))
+    operands = tuple(dict.fromkeys([view.operand for view in views if view.operand >= 0]
+                                   + ([record.operand] if isinstance(record, Store) else [])))
+    return buffers, operands

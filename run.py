@@ -1,0 +1,211 @@
+"""The road in one screen: load → lower → map → simulate → report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from . import __version__
+from .arch.engine import Engine, OperatorRun, ProgramRun
+from .arch.machine import MachineConfig, load_machine
+from .arch.systolic import SystolicConfig
+from .arch.vector import VectorConfig
+from .mapping.mapper import map_graph
+from .memory.dram import DramConfig
+from .memory.sram import SramConfig
+from .sim.clock import Clock
+from .sim.program import Step, TileProgram
+from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
+from .sim.units import BITS_PER_BYTE, PS_PER_S
+from .workloads.graph import OperatorGraph
+from .workloads.operators import Operator
+from .workloads.phases import Workload
+
+#: Tensors that must cross the memory interface in any mapping; activations may stay on the chip.
+COMPULSORY_ROLES = ("weight", "kv", "input", "output")
+
+AttentionMapping = Literal["auto", "unfused", "flash"]
+
+
+def simulate(
+    machine: str | Path | MachineConfig, workload: Workload, *, sets: tuple[str, ...] = (), exact: bool = False,
+    trace: bool = False, attention: AttentionMapping = "auto", progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Run *workload* on *machine* (a shipped name, a YAML file or a config) to its last retired tile.
+
+    *sets* are ``path=value`` changes to the machine; *exact* switches every reduction off; *trace* keeps the timeline;
+    *progress* is called with (operators done, operators in all). Raises ConfigError for input that cannot be right.
+    """
+    config = machine if isinstance(machine, MachineConfig) else load_machine(str(machine), sets)
+    graph = workload.lower()                                            # workloads/: a DAG of operators with shapes
+    return run_graph(config, graph, workload.name, workload.new_tokens, workload_data(workload), exact=exact, trace=trace,
+                     attention=attention, progress=progress)
+
+
+def run_graph(
+    machine: MachineConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], *,
+    exact: bool = False, trace: bool = False, attention: AttentionMapping = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Map *graph* onto *machine*, run it and report; *described* is what the report says of the workload."""
+    program = map_graph(graph, machine, attention=attention)            # mapping/: which tile, where, in which order
+    engine = Engine(machine, program, exact=exact, trace=trace, progress=progress)
+    run = engine.run()                                                  # arch/, memory/: until nothing is left to do
+    return build_report(machine, graph, program, run, name, tokens, described)
+
+
+def workload_data(workload: Workload) -> dict[str, Any]:
+    """The workload as plain data, as the report's config holds it."""
+    return workload.model_dump(mode="json")
+
+
+def build_report(
+    machine: MachineConfig, graph: OperatorGraph, program: TileProgram, run: ProgramRun, name: str, tokens: int,
+    described: Mapping[str, Any],
+) -> Report:
+    """The report of a finished run."""
+    operators: dict[str, Operator] = {op_name: op for op_name, op in graph.nodes(data="op")}
+    _price(machine, run)
+    seconds = run.end_ps / PS_PER_S
+    return Report(
+        version=__version__, machine=machine.name, workload=name, tokens=tokens,
+        config={"machine": machine.model_dump(mode="json"), "workload": dict(described)},
+        seconds=seconds, cycles=_cycles(machine, run.end_ps), energy_lines=run.ledger.lines(run.end_ps),
+        memory=_memory(machine, program, run), units=_units(machine, run), links_bytes=run.link_bytes,
+        operators=_operator_reports(machine, operators, program, run), bounds=_bounds(machine, operators.values(), run),
+        reductions=tuple(run.memory.reductions()), assumptions=_assumptions(machine), timeline=run.timeline,
+    )
+
+
+def _price(machine: MachineConfig, run: ProgramRun) -> None:
+    """Give every counted action its energy and every part its static power."""
+    ledger = run.ledger
+    mxu_name, mxu = machine.only(SystolicConfig, "systolic")
+    vpu_name, vpu = machine.only(VectorConfig, "vector")
+    sram_name, sram = machine.only(SramConfig, "sram")
+    for dtype, pj in mxu.mac_energy_pj.items():
+        ledger.price(mxu_name, f"mac.{dtype}", pj)
+    ledger.price(vpu_name, "op", vpu.op_energy_pj)
+    ledger.price(vpu_name, "mac", vpu.mac_energy_pj)
+    for action, nbytes, pj_per_bit in (("read bit", run.sram_read_bytes, sram.read_energy_pj_per_bit),
+                                       ("write bit", run.sram_write_bytes, sram.write_energy_pj_per_bit)):
+        ledger.price(sram_name, action, pj_per_bit)
+        ledger.add(sram_name, action, nbytes * BITS_PER_BYTE)
+    for link in machine.links:
+        moved = run.link_bytes[f"{link.source}→{link.target}"]
+        if moved and link.energy_pj_per_bit:
+            ledger.price("links", f"{link.source}→{link.target} bit", link.energy_pj_per_bit)
+            ledger.add("links", f"{link.source}→{link.target} bit", moved * BITS_PER_BYTE)
+    memory_name, _ = machine.only(DramConfig, "dram")
+    for action, (count, pj) in run.memory.energy_actions(run.end_ps).items():
+        ledger.price(memory_name, action, pj)
+        ledger.add(memory_name, action, count)
+    ledger.static_w[sram_name] = sram.static_power_w
+    ledger.static_w["chip"] = machine.static_power_w
+
+
+def _cycles(machine: MachineConfig, end_ps: int) -> dict[str, int]:
+    """Cycles of each part's clock that the run took."""
+    clocks = {name: Clock.from_hz(name, part.clock_hz) for name, part in
+              (machine.only(SystolicConfig, "systolic"), machine.only(VectorConfig, "vector"))}
+    memory_name, memory = machine.only(DramConfig, "dram")
+    clocks[memory_name] = memory.clock()
+    return {name: clock.cycle_at(end_ps) for name, clock in clocks.items()}
+
+
+def _memory(machine: MachineConfig, program: TileProgram, run: ProgramRun) -> dict[str, MemoryReport]:
+    memory_name, _ = machine.only(DramConfig, "dram")
+    sram_name, sram = machine.only(SramConfig, "sram")
+    seconds = run.end_ps / PS_PER_S
+    dram = run.memory
+    used = sum(t.nbytes for t in program.tensors if t.memory == memory_name and not t.resident)
+    sram_used = sum(pool.capacity_bytes for pool in program.pools) + program.resident_bytes.get(sram_name, 0)
+    return {
+        memory_name: MemoryReport(
+            memory_name, "dram", dram.capacity_bytes, used, dram.read_bytes, dram.written_bytes,
+            (dram.read_bytes + dram.written_bytes) / seconds, dram.peak_bytes_per_s, dram.details(run.end_ps)),
+        sram_name: MemoryReport(
+            sram_name, "sram", sram.capacity_bytes, sram_used, run.sram_read_bytes, run.sram_write_bytes,
+            (run.sram_read_bytes + run.sram_write_bytes) / seconds, 2 * sram.peak_bytes_per_s,
+            {"summary": f"{sram.banks} banks × {sram.bank_width_bytes} B, one read and one write port each"}),
+    }
+
+
+def _units(machine: MachineConfig, run: ProgramRun) -> dict[str, UnitReport]:
+    seconds = run.end_ps / PS_PER_S
+    peaks = {name: part.peak_macs_per_s for name, part in
+             (machine.only(SystolicConfig, "systolic"), machine.only(VectorConfig, "vector"))}
+    return {
+        name: UnitReport(name, unit.busy_ps / PS_PER_S, {cause: ps / PS_PER_S for cause, ps in unit.stalled_ps.items()},
+                         unit.records, unit.macs, unit.macs / (peaks[name] * seconds) if name in peaks else None)
+        for name, unit in run.units.items()
+    }
+
+
+def _operator_reports(
+    machine: MachineConfig, operators: Mapping[str, Operator], program: TileProgram, run: ProgramRun,
+) -> tuple[OperatorReport, ...]:
+    reports = []
+    latest_ps = 0
+    for step, ran in zip(program.steps, run.operators, strict=True):
+        own_ps = max(0, ran.end_ps - latest_ps)
+        latest_ps = max(latest_ps, ran.end_ps)
+        reports.append(_operator_report(machine, operators[step.operator], step, ran, own_ps))
+    return tuple(reports)
+
+
+def _operator_report(
+    machine: MachineConfig, op: Operator, step: Step, ran: OperatorRun, own_ps: int,
+) -> OperatorReport:
+    compute_s, memory_s = _operator_bounds(machine, op)
+    bound_s, seconds = max(compute_s, memory_s), own_ps / PS_PER_S
+    return OperatorReport(
+        name=op.name, kind=op.kind, layer=op.layer, start_s=ran.start_ps / PS_PER_S, end_s=ran.end_ps / PS_PER_S,
+        seconds=seconds, macs=op.macs, executed_macs=step.segment.macs, read_bytes=ran.read_bytes,
+        write_bytes=ran.write_bytes, bound="memory" if memory_s >= compute_s else "compute", bound_seconds=bound_s,
+        bottleneck=_bottleneck(ran), warm=seconds < bound_s,
+        busy_s={unit: ps / PS_PER_S for unit, ps in ran.busy_ps.items()},
+        waited_s={cause: ps / PS_PER_S for cause, ps in ran.waited_ps.items()}, mapping=dict(step.segment.notes),
+    )
+
+
+def _bottleneck(ran: OperatorRun) -> str:
+    """What its time went to: the unit that worked longest, or the longest of what the units waited for."""
+    parts = dict(ran.busy_ps)
+    for cause, ps in ran.waited_ps.items():
+        if cause not in ran.busy_ps:                # waiting for a unit of its own operator is that unit's work
+            parts[cause] = parts.get(cause, 0) + ps
+    return max(sorted(parts), key=lambda part: parts[part]) if parts else "memory"
+
+
+def _compulsory_bytes(op: Operator) -> int:
+    return sum(nbytes for side in (op.read_bytes, op.written_bytes) for role, nbytes in side.items()
+               if role in COMPULSORY_ROLES)
+
+
+def _peak_macs_per_s(machine: MachineConfig) -> float:
+    return sum(part.peak_macs_per_s for kind, what in ((SystolicConfig, "systolic"), (VectorConfig, "vector"))
+               for _, part in (machine.only(kind, what),))
+
+
+def _peak_bytes_per_s(machine: MachineConfig) -> float:
+    return machine.only(DramConfig, "dram")[1].peak_bytes_per_s
+
+
+def _operator_bounds(machine: MachineConfig, op: Operator) -> tuple[float, float]:
+    """Seconds that the operator takes at least: MACs at the peak rate, compulsory bytes at the pin rate."""
+    return op.macs / _peak_macs_per_s(machine), _compulsory_bytes(op) / _peak_bytes_per_s(machine)
+
+
+def _bounds(machine: MachineConfig, operators: Any, run: ProgramRun) -> Bounds:
+    found = list(operators)
+    nbytes = sum(_compulsory_bytes(op) for op in found)
+    return Bounds(sum(op.macs for op in found) / _peak_macs_per_s(machine), nbytes / _peak_bytes_per_s(machine), nbytes)
+
+
+def _assumptions(machine: MachineConfig) -> tuple[str, ...]:
+    return (
+        "roofline: MACs at the peak of arrays and lanes together, weights, KV cache, inputs and outputs at the pin rate",
+        "an operator starts its compute when the operators it depends on have ended; loads run ahead",
+    )
