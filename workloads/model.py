@@ -1,0 +1,107 @@
+"""The model as a value: the sizes of a decoder-only transformer, whatever file they came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ..sim.config import Config
+from ..sim.errors import ConfigError
+from ..sim.yaml_reader import find_named
+
+MODELS_FOLDER = Path(__file__).resolve().parent.parent / "configs" / "models"
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Layers = Annotated[int, Field(ge=1, le=10_000, strict=True)]      # beyond any model; keeps a slip from filling the memory
+
+
+class ModelConfig(Config):
+    """A dense decoder-only transformer: ``layers`` blocks of attention and MLP with a norm before each (pre-norm).
+
+    ``kv_heads`` = ``heads`` is multi-head attention, 1 multi-query, between them grouped-query. A ``gated`` MLP computes
+    down(f(gate(x)) · up(x)), a ``plain`` one down(f(up(x))). ``window_tokens`` is a sliding attention window, of the layers
+    from ``first_window_layer`` on.
+    """
+
+    name: str
+    family: str
+    layers: Layers
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    intermediate: Count
+    vocab: Count
+    max_positions: Count
+    mlp: Literal["gated", "plain"]
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
+    norm: Literal["rmsnorm", "layernorm"]
+    positions: Literal["rotary", "learned"]
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tied_embeddings: bool = False
+    window_tokens: Count | None = None
+    first_window_layer: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> ModelConfig:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        return self
+
+    @property
+    def q_cols(self) -> int:
+        """Width of all query heads together; equals ``hidden`` unless ``head_dim`` says otherwise."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_cols(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def window(self, layer: int) -> int | None:
+        """The attention window of *layer*, or None where it sees everything."""
+        return self.window_tokens if layer >= self.first_window_layer else None
+
+    @property
+    def parameters(self) -> int:
+        """Weights in closed form; the graph's own count must equal it. Tied embeddings count once."""
+        norm = self.hidden * (2 if self.norm == "layernorm" else 1)
+        attention = self.hidden * (2 * self.q_cols + 2 * self.kv_cols) + (2 * self.head_dim if self.qk_norm else 0)
+        attention += self.q_cols + 2 * self.kv_cols if self.qkv_bias else 0
+        attention += self.hidden if self.attention_out_bias else 0
+        matrices = 3 if self.mlp == "gated" else 2
+        mlp = matrices * self.hidden * self.intermediate
+        mlp += (matrices - 1) * self.intermediate + self.hidden if self.mlp_bias else 0
+        tables = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
+        tables += self.max_positions * self.hidden if self.positions == "learned" else 0
+        return self.layers * (attention + mlp + 2 * norm) + norm + tables
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """K and V elements that one token adds to the cache, over all layers."""
+        return 2 * self.layers * self.kv_cols
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name → file of the models that come with the package."""
+    return {path.stem: path for path in sorted(MODELS_FOLDER.glob("*.json"))}
+
+
+def load_model(model: str | Path | ModelConfig) -> ModelConfig:
+    """The model that *model* means: a value as it is, a shipped name (``llama-3.2-1b``), or a path to a ``config.json``."""
+    from .huggingface import read_model
+
+    if isinstance(model, ModelConfig):
+        return model
+    if isinstance(model, Path) or Path(model).is_dir():
+        path = Path(model)
+        if path.is_dir():
+            inside = path / "config.json"
+            raise ConfigError("is a directory; a model file is wanted", file=str(path), key="model", value=str(model),
+                              mend=f"write {inside}" if inside.is_file() else None)
+        return read_model(path)
+    return read_model(find_named(model, [MODELS_FOLDER], "model"))
