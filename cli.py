@@ -1,0 +1,233 @@
+"""The command line: arguments in, a report out. What it does is in ``run.py``; what it prints, in ``sim/tables.py``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .sim.errors import ConfigError, TilesimError
+
+if TYPE_CHECKING:
+    from .sim.report import Report
+
+EXIT_BAD_INPUT = 2
+LISTS = ("chips", "memories", "models")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when it ran, 2 for bad input, with one message on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except TilesimError as error:
+        print(f"tilesim: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # the reader left: nothing more to say
+        return 0
+    except KeyboardInterrupt:
+        print("tilesim: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tilesim", description="Simulate AI accelerators, tile by tile and DRAM command by "
+                                     "DRAM command.")
+    parser.add_argument("--version", action="version", version=f"tilesim {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_op(commands)
+    _add_list(commands)
+    _add_show(commands)
+    return parser
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", required=True, metavar="CHIP|FILE", help="a shipped chip (tilesim list chips) or your YAML")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="path=value",
+                        help="change the machine, such as parts.hbm.stacks=4; may be repeated")
+    parser.add_argument("--dtype", default="bf16", metavar="NAME", help="number format: bf16, fp8, int8 … (default bf16)")
+    parser.add_argument("--attention", choices=("auto", "unfused", "flash"), default="auto", help="how attention is mapped")
+    parser.add_argument("--exact", action="store_true", help="switch every reduction off")
+    parser.add_argument("--json", metavar="FILE|-", help="write the report as JSON")
+    parser.add_argument("--csv", metavar="FILE|-", help="write one line for each operator")
+    parser.add_argument("--trace", metavar="FILE", help="write a Chrome trace (opens in ui.perfetto.dev)")
+    parser.add_argument("--plots", metavar="DIR", help="write plots as PNG")
+    parser.add_argument("--quiet", action="store_true", help="print no table")
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser("run", help="run a model on a machine", description="Run a phase of a model on a machine.")
+    parser.add_argument("--model", required=True, metavar="MODEL|FILE",
+                        help="a shipped model (tilesim list models) or a Hugging Face config.json")
+    parser.add_argument("--phase", required=True, choices=("prefill", "decode"))
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences (default 1)")
+    parser.add_argument("--prompt", type=int, default=512, metavar="N", help="prefill: tokens of each sequence (default 512)")
+    parser.add_argument("--context", type=int, default=2048, metavar="N",
+                        help="decode: tokens attended to, the new one included (default 2048)")
+    for name in ("weights", "activations", "kv", "embedding"):
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"number format of {name}, such as int4-g128; default: --dtype")
+    _add_machine(parser)
+    parser.set_defaults(command=_run)
+
+
+def _add_op(commands: Any) -> None:
+    parser = commands.add_parser("op", help="run one operator on a machine", description="Run one operator on a machine.")
+    kinds = parser.add_subparsers(title="operators", required=True, metavar="OPERATOR")
+    gemm = kinds.add_parser("gemm", help="C [M, N] = A [M, K] · B [K, N]")
+    for name in ("M", "N", "K"):
+        gemm.add_argument(name.lower(), type=int, metavar=name)
+    gemm.add_argument("--batch", type=int, default=1, metavar="N")
+    attention = kinds.add_parser("attention", help="softmax(q Kᵀ) V")
+    attention.add_argument("--heads", type=int, required=True, metavar="N")
+    attention.add_argument("--kv-heads", type=int, metavar="N", help="default: heads")
+    attention.add_argument("--head-dim", type=int, required=True, metavar="N")
+    attention.add_argument("--q", type=int, required=True, metavar="N", help="query tokens")
+    attention.add_argument("--context", type=int, required=True, metavar="N", help="tokens attended to, queries included")
+    attention.add_argument("--batch", type=int, default=1, metavar="N")
+    attention.add_argument("--full", action="store_true", help="no causal mask")
+    norm = kinds.add_parser("norm", help="rmsnorm or layernorm of [ROWS, COLS]")
+    norm.add_argument("--function", choices=("rmsnorm", "layernorm"), default="rmsnorm")
+    softmax = kinds.add_parser("softmax", help="softmax of each row of [ROWS, COLS]")
+    elementwise = kinds.add_parser("elementwise", help="add, mul, silu, gelu, silu_mul … of [ROWS, COLS]")
+    elementwise.add_argument("function")
+    for rows in (norm, softmax, elementwise):
+        rows.add_argument("rows", type=int, metavar="ROWS")
+        rows.add_argument("cols", type=int, metavar="COLS")
+    for kind, sub in (("gemm", gemm), ("attention", attention), ("norm", norm), ("softmax", softmax),
+                      ("elementwise", elementwise)):
+        _add_machine(sub)
+        sub.set_defaults(command=_op, kind=kind)
+
+
+def _add_list(commands: Any) -> None:
+    parser = commands.add_parser("list", help="list what is shipped")
+    parser.add_argument("what", choices=LISTS)
+    parser.set_defaults(command=_list)
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser("show", help="show a chip as resolved: every part, quantity and source")
+    parser.add_argument("name", metavar="CHIP|FILE")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="path=value")
+    parser.set_defaults(command=_show)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _check_outputs(arguments)
+    from .run import simulate
+    from .workloads.phases import decode, prefill
+
+    formats = {"dtype": arguments.dtype, "weights": arguments.weights, "activations": arguments.activations,
+               "kv": arguments.kv, "embedding": arguments.embedding}
+    if arguments.phase == "prefill":
+        workload = prefill(arguments.model, prompt=arguments.prompt, batch=arguments.batch, **formats)
+    else:
+        workload = decode(arguments.model, context=arguments.context, batch=arguments.batch, **formats)
+    with _Progress(arguments) as progress:
+        report = simulate(arguments.arch, workload, sets=tuple(arguments.sets), exact=arguments.exact,
+                          trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update)
+    return _output(report, arguments, f"{workload.model.name}-{workload.phase}")
+
+
+def _op(arguments: argparse.Namespace) -> int:
+    _check_outputs(arguments)
+    from .arch.machine import load_machine
+    from .run import run_graph
+    from .workloads.single import single_operator
+
+    graph, described = single_operator(arguments.kind, vars(arguments))
+    machine = load_machine(arguments.arch, tuple(arguments.sets))
+    with _Progress(arguments) as progress:
+        report = run_graph(machine, graph, str(graph.graph["name"]), 1, described, exact=arguments.exact,
+                           trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update)
+    return _output(report, arguments, arguments.kind)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    folder = Path(__file__).parent / "configs" / arguments.what
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".yaml", ".json"):
+            print(path.stem)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from .arch.machine import load_machine
+    from .sim.show import show_config
+
+    print(show_config(load_machine(arguments.name, tuple(arguments.sets))), end="")
+    return 0
+
+
+class _Progress:
+    """A progress bar on stderr while a person watches, and only then."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._shown = sys.stderr.isatty() and not arguments.quiet
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        if not self._shown:
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("operators", total=total)
+        self._bar.update(self._task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse outputs that could not be written before the run, so that no result is lost."""
+    from .sim.files import check_writable
+
+    targets = [target for target in (arguments.json, arguments.csv, arguments.trace) if target is not None]
+    if targets.count("-") > 1:
+        raise ConfigError("two outputs to stdout at once", key="--json", mend="give one of them a file")
+    for target in targets:
+        check_writable(target)
+    if arguments.plots is not None and Path(arguments.plots).exists() and not Path(arguments.plots).is_dir():
+        raise ConfigError("is a file; --plots wants a folder", file=arguments.plots)
+
+
+def _output(report: Report, arguments: argparse.Namespace, stem: str) -> int:
+    from .sim.files import write_output
+
+    if arguments.json is not None:
+        write_output(arguments.json, lambda stream: stream.write(report.to_json()))
+    if arguments.csv is not None:
+        write_output(arguments.csv, report.write_csv)
+    if arguments.trace is not None:
+        timeline = report.timeline
+        assert timeline is not None
+        write_output(arguments.trace, timeline.write_chrome)
+    if arguments.plots is not None:
+        from .sim.plots import write_all
+
+        for path in write_all(report, Path(arguments.plots), stem):
+            print(f"wrote {path}", file=sys.stderr)
+    if not arguments.quiet and "-" not in (arguments.json, arguments.csv):
+        from rich.console import Console
+
+        from .sim.tables import render
+
+        width = None if sys.stdout.isatty() else 150
+        render(report, Console(width=width, highlight=False))
+    return 0
