@@ -65,7 +65,7 @@ def build_report(
     described: Mapping[str, Any],
 ) -> Report:
     """The report of a finished run."""
-    operators: dict[str, Operator] = {op_name: op for op_name, op in graph.nodes(data="op")}
+    operators: dict[str, Operator] = dict(graph.nodes(data="op"))
     _price(machine, run)
     seconds = run.end_ps / PS_PER_S
     return Report(
@@ -107,8 +107,9 @@ def _price(machine: MachineConfig, run: ProgramRun) -> None:
 
 def _cycles(machine: MachineConfig, end_ps: int) -> dict[str, int]:
     """Cycles of each part's clock that the run took."""
-    clocks = {name: Clock.from_hz(name, part.clock_hz) for name, part in
-              (machine.only(SystolicConfig, "systolic"), machine.only(VectorConfig, "vector"))}
+    mxu_name, mxu = machine.only(SystolicConfig, "systolic")
+    vpu_name, vpu = machine.only(VectorConfig, "vector")
+    clocks = {mxu_name: Clock.from_hz(mxu_name, mxu.clock_hz), vpu_name: Clock.from_hz(vpu_name, vpu.clock_hz)}
     memory_name, memory = machine.only(DramConfig, "dram")
     clocks[memory_name] = memory.clock()
     return {name: clock.cycle_at(end_ps) for name, clock in clocks.items()}
@@ -134,8 +135,9 @@ def _memory(machine: MachineConfig, program: TileProgram, run: ProgramRun) -> di
 
 def _units(machine: MachineConfig, run: ProgramRun) -> dict[str, UnitReport]:
     seconds = run.end_ps / PS_PER_S
-    peaks = {name: part.peak_macs_per_s for name, part in
-             (machine.only(SystolicConfig, "systolic"), machine.only(VectorConfig, "vector"))}
+    mxu_name, mxu = machine.only(SystolicConfig, "systolic")
+    vpu_name, vpu = machine.only(VectorConfig, "vector")
+    peaks = {mxu_name: mxu.peak_macs_per_s, vpu_name: vpu.peak_macs_per_s}
     return {
         name: UnitReport(name, unit.busy_ps / PS_PER_S, {cause: ps / PS_PER_S for cause, ps in unit.stalled_ps.items()},
                          unit.records, unit.macs, unit.macs / (peaks[name] * seconds) if name in peaks else None)
@@ -185,8 +187,7 @@ def _compulsory_bytes(op: Operator) -> int:
 
 
 def _peak_macs_per_s(machine: MachineConfig) -> float:
-    return sum(part.peak_macs_per_s for kind, what in ((SystolicConfig, "systolic"), (VectorConfig, "vector"))
-               for _, part in (machine.only(kind, what),))
+    return machine.only(SystolicConfig, "systolic")[1].peak_macs_per_s + machine.only(VectorConfig, "vector")[1].peak_macs_per_s
 
 
 def _peak_bytes_per_s(machine: MachineConfig) -> float:

@@ -8,6 +8,7 @@ from ..memory.sram import SramConfig
 from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.program import Compute, Load, Record, Segment, Store, TileProgram, View
+from ..sim.units import ceil_div
 from .machine import MachineConfig
 from .systolic import GemmCycles, SystolicConfig, gemm_cycles
 from .vector import VectorConfig, lane_ops, vector_cycles
@@ -82,7 +83,7 @@ class SegmentCosts:
         cycles, gemm, macs, read_bytes, write_bytes, actions = work
         port = self._sram.bytes_per_cycle * self._sram.clock_hz / (
             self._mxu.clock_hz if gemm else self._vpu.clock_hz)             # bytes per cycle of the unit's own clock
-        port_cycles = max(-(-read_bytes // int(port)), -(-write_bytes // int(port)))
+        port_cycles = max(ceil_div(read_bytes, int(port)), ceil_div(write_bytes, int(port)))
         return RecordCost(max(cycles, port_cycles), gemm, macs, read_bytes, write_bytes, actions, waits, operands,
                           buffers, acquires)
 
@@ -100,8 +101,8 @@ class SegmentCosts:
             raise ConfigError(f"the systolic array {self._mxu_name!r} has no {widest.name} MAC", key="dtype",
                               value=widest.name, allowed=tuple(self._mxu.mac_energy_pj))
         macs = batch * m * k * n
-        n_rounds = -(-(-(-n // self._mxu.cols)) // self._mxu.arrays)
-        k_folds = -(-k // self._mxu.rows)
+        n_rounds = ceil_div(ceil_div(n, self._mxu.cols), self._mxu.arrays)
+        k_folds = ceil_div(k, self._mxu.rows)
         c_bytes = self._bytes(segment, c)
         read_bytes = (self._bytes(segment, a) * n_rounds + self._bytes(segment, b)
                       + c_bytes * (k_folds - 1 + bool(record.params.get("accumulate"))))
@@ -127,7 +128,8 @@ class SegmentCosts:
         """
         if earlier.unit != self._mxu_name or record.unit != self._mxu_name:
             return False
-        assert isinstance(earlier, Compute) and isinstance(record, Compute)
+        assert isinstance(earlier, Compute)
+        assert isinstance(record, Compute)
         read = {(view.buffer, view.operand) for view in record.reads}
         return not any((view.buffer, view.operand) in read for view in earlier.writes)
 

@@ -14,7 +14,7 @@ from ..memory.sram import SramConfig
 from ..sim import config as config_reader
 from ..sim.config import Config
 from ..sim.errors import ConfigError
-from ..sim.units import BytesPerSecond, Hertz, Picoseconds, PicojoulesPerBit, Watts
+from ..sim.units import BytesPerSecond, Hertz, PicojoulesPerBit, Picoseconds, Watts
 from ..sim.yaml_reader import find_named
 from .systolic import SystolicConfig
 from .vector import VectorConfig

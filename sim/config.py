@@ -137,9 +137,8 @@ def _translate_union(options: tuple[Any, ...], value: Any, path: KeyPath, docume
         return None
     tagged = {tag: option for option in options if isinstance(option, type) and issubclass(option, Config)
               for tag in _tags(option)}
-    if tagged and isinstance(value, dict):
-        if len(tagged) > 1 or "type" in value:
-            return _translate(_pick(tagged, value, path, document), value, path, document)
+    if tagged and isinstance(value, dict) and (len(tagged) > 1 or "type" in value):
+        return _translate(_pick(tagged, value, path, document), value, path, document)
     plain_configs = [o for o in options if isinstance(o, type) and issubclass(o, Config)]
     if len(plain_configs) == 1 and isinstance(value, dict):
         return _translate(plain_configs[0], value, path, document)

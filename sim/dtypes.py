@@ -52,13 +52,13 @@ DTYPES: dict[str, DType] = {
 
 def parse_dtype(text: str) -> DType:
     """The format of *text*: a name of :data:`DTYPES`, or ``NAME-gGROUP`` for one with a 16-bit scale per GROUP elements."""
-    base, _, group_text = text.partition("-g")
-    if base not in DTYPES or (group_text and not group_text.isdigit()) or (group_text and int(group_text) < 1):
+    base, has_group, group_text = text.partition("-g")
+    if base not in DTYPES or (has_group and not (group_text.isdecimal() and int(group_text) > 0)):
         raise ConfigError(
             f"{text!r} is no number format", key="dtype", value=base, allowed=tuple(DTYPES),
             mend="group scales are written like int4-g128",
         )
-    if not group_text:
+    if not has_group:
         return DTYPES[base]
     plain = DTYPES[base]
     return DType(text, plain.bits, plain.kind, int(group_text), 16)

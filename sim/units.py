@@ -129,6 +129,11 @@ Volts = Annotated[float, Quantity("voltage (V)"), BeforeValidator(_as_float("vol
 Amperes = Annotated[float, Quantity("current (A)"), BeforeValidator(_as_float("current (A)"))]
 TransfersPerSecond = Annotated[float, Quantity("transfer rate (T/s)"), BeforeValidator(_as_float("transfer rate (T/s)"))]
 
+def ceil_div(amount: int, size: int) -> int:
+    """How many pieces of *size* hold *amount*."""
+    return -(-amount // size)
+
+
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"),
           (1e-12, "p"), (1e-15, "f"))
 
