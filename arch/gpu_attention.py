@@ -1,0 +1,147 @@
+"""Fused attention on a GPU: flash prefill with causal blocks, and split-KV decode over a paged cache.
+
+Prefill: one thread block per (sequence, head, query tile). It walks the KV tiles that the causal mask leaves, at the rate
+of two matrix products and one exponential per score, which overlap only in part (Dao, FlashAttention-2, 2023, §3; Shah et
+al., FlashAttention-3, 2024, §3.1).
+
+Decode: one thread block per (sequence, KV head, part of the KV cache); the query heads that share K and V are packed into
+the rows of one tile (GQA packing), so the kernel reads each KV byte once. Too few work items leave SMs idle unless the
+cache is split (Flash-Decoding, 2023); a lone block streams only what it has in flight.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .gpu_config import ELEMENT_BYTES, Gpu
+from .gpu_kernel import Array, KernelTime, KernelWork, l2_miss_share, run
+
+#: Exponentials an SM starts in one cycle: 16 MUFU lanes (CUDA C programming guide, arithmetic throughput table, cc 7–10).
+EXPS_PER_CYCLE_PER_SM = 16.0
+#: fp32 operations around each score: scale-and-subtract, maximum, sum, conversion, share of the rescale.
+#: Counted from FlashAttention-2, algorithm 1.
+FP32_OPS_PER_SCORE = 6.0
+#: Rows of the smallest matrix-instruction tile: GQA groups are padded to it.
+_DECODE_ROW_TILE = 16
+#: Query rows and KV columns of a prefill tile (FlashAttention-2, table of block sizes for head_dim 64–128).
+PREFILL_TILE_Q, PREFILL_TILE_KV = 128, 64
+#: Decode splits the cache until there are this many work items for each SM.
+_ITEMS_PER_SM_WANTED = 2.0
+#: Shortest part of a split cache, in tokens.
+_SHORTEST_SPLIT_TOKENS = 256
+
+
+def decode(
+    gpu: Gpu, batch: ArrayLike, heads: ArrayLike, kv_heads: ArrayLike, head_dim: ArrayLike, kv_len: ArrayLike, *,
+    dtype: str = "bf16", kv_dtype: str | None = None, l2_warm: ArrayLike = False,
+) -> KernelTime:
+    """One new token per sequence against `kv_len` cached ones (the new one included)."""
+    return run(gpu, decode_work(gpu, batch, heads, kv_heads, head_dim, kv_len, dtype=dtype, kv_dtype=kv_dtype,
+                                l2_warm=l2_warm))
+
+
+def decode_work(
+    gpu: Gpu, batch: ArrayLike, heads: ArrayLike, kv_heads: ArrayLike, head_dim: ArrayLike, kv_len: ArrayLike, *,
+    dtype: str = "bf16", kv_dtype: str | None = None, l2_warm: ArrayLike = False,
+) -> KernelWork:
+    batch, heads, kv_heads, head_dim, kv_len, warm = _columns(batch, heads, kv_heads, head_dim, kv_len, l2_warm)
+    architecture, device = gpu.architecture, gpu.device
+    group = heads / kv_heads
+    cache_bytes = 2.0 * batch * kv_heads * kv_len * head_dim * ELEMENT_BYTES[kv_dtype or dtype]
+    vector_bytes = 2.0 * batch * heads * head_dim * ELEMENT_BYTES[dtype]
+
+    items = batch * kv_heads
+    wanted = np.ceil(_ITEMS_PER_SM_WANTED * device.sms / items)
+    most = np.maximum(1.0, np.floor(kv_len / _SHORTEST_SPLIT_TOKENS))
+    may_split = np.ones_like(items) if architecture.splits_mha_cache else np.where(group > 1, 1.0, 0.0)
+    splits = np.where(may_split > 0, np.clip(wanted, 1.0, most), 1.0)
+    blocks = items * splits
+    active = np.minimum(blocks, device.sms)
+
+    row_tiles = np.ceil(group / _DECODE_ROW_TILE)
+    issued = 4.0 * items * row_tiles * _DECODE_ROW_TILE * np.ceil(kv_len / 16.0) * 16.0 * head_dim
+    math_s = issued / (gpu.peak_flops_per_s(dtype) * architecture.prefill_efficiency) * device.sms / active
+    block_s = architecture.decode_cta_us * 1e-6 * np.maximum(1.0, blocks / device.sms)
+    lone_s = cache_bytes / (np.minimum(blocks, _ITEMS_PER_SM_WANTED * device.sms) * architecture.decode_block_gb_per_s * 1e9)
+    core_s = np.maximum(math_s + block_s, lone_s)
+
+    footprint = cache_bytes + vector_bytes
+    dram_bytes = footprint * l2_miss_share(gpu, footprint, warm)
+    core_s = np.maximum(core_s, footprint / gpu.l2_bytes_per_s)
+    dram_s = dram_bytes / (gpu.dram_stream_bytes_per_s * architecture.decode_stream)
+    launch_s = np.full_like(items, architecture.decode_launch_us * 1e-6)
+    flops = 4.0 * batch * heads * kv_len * head_dim
+    return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, footprint, dtype)
+
+
+def prefill(
+    gpu: Gpu, batch: ArrayLike, heads: ArrayLike, kv_heads: ArrayLike, head_dim: ArrayLike, q_len: ArrayLike,
+    kv_len: ArrayLike, *, dtype: str = "bf16", l2_warm: ArrayLike = False, causal: bool = True,
+) -> KernelTime:
+    """`q_len` new tokens per sequence, the last of `kv_len`; causal unless told otherwise."""
+    return run(gpu, prefill_work(gpu, batch, heads, kv_heads, head_dim, q_len, kv_len, dtype=dtype, l2_warm=l2_warm,
+                                 causal=causal))
+
+
+def prefill_work(
+    gpu: Gpu, batch: ArrayLike, heads: ArrayLike, kv_heads: ArrayLike, head_dim: ArrayLike, q_len: ArrayLike,
+    kv_len: ArrayLike, *, dtype: str = "bf16", l2_warm: ArrayLike = False, causal: bool = True,
+) -> KernelWork:
+    batch, heads, kv_heads, head_dim, q_len, kv_len, warm = _columns(
+        batch, heads, kv_heads, head_dim, q_len, kv_len, l2_warm)
+    architecture, device, element = gpu.architecture, gpu.device, ELEMENT_BYTES[dtype]
+    query_tiles = np.ceil(q_len / PREFILL_TILE_Q)
+    tile_rows = np.minimum(PREFILL_TILE_Q, np.ceil(q_len / _DECODE_ROW_TILE) * _DECODE_ROW_TILE)
+    blocks = batch * heads * query_tiles
+    skips = causal and gpu.library.causal_prefix_skip
+    scores = tile_rows * _kv_columns(q_len, kv_len, query_tiles, skips)            # of one (sequence, head), issued
+    score_s = _score_seconds(gpu, head_dim, dtype)
+    total_s = batch * heads * scores * score_s / device.sms
+    longest_s = tile_rows * np.ceil(kv_len / PREFILL_TILE_KV) * PREFILL_TILE_KV * score_s
+    block_s = architecture.prefill_cta_us * 1e-6 * np.maximum(1.0, blocks / device.sms)
+    rounds = np.ceil(blocks / device.sms)
+    mean_block_s = scores / query_tiles * score_s
+    # Dealt longest first, SMs end at most about half a mean block apart; a single round ends with its longest block.
+    core_s = np.where(rounds <= 1, longest_s, np.maximum(total_s + 0.5 * mean_block_s, longest_s)) + block_s
+
+    touched = element * batch * head_dim * (2.0 * heads * q_len + 2.0 * kv_heads * kv_len)
+    kv_reads = element * batch * heads * query_tiles * 2.0 * head_dim * scores / (tile_rows * query_tiles)
+    core_s = np.maximum(core_s, kv_reads / gpu.l2_bytes_per_s)
+    dram_bytes = touched * l2_miss_share(gpu, touched, warm)
+    dram_s = dram_bytes / gpu.dram_stream_bytes_per_s
+    pairs = q_len * kv_len - (q_len * (q_len - 1) / 2.0 if causal else 0.0)
+    flops = 4.0 * batch * heads * head_dim * pairs
+    issued = 4.0 * batch * heads * head_dim * scores
+    launch_s = np.full_like(blocks, architecture.prefill_launch_us * 1e-6)
+    return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, kv_reads, dtype)
+
+
+def _score_seconds(gpu: Gpu, head_dim: Array, dtype: str) -> Array:
+    """Seconds an SM takes for one score at full clock: two products of head_dim MACs, one exponential, its fp32 work."""
+    architecture, device = gpu.architecture, gpu.device
+    matmul_cycles = 4.0 * head_dim / (gpu.flops_per_cycle_per_sm(dtype) * architecture.prefill_efficiency)
+    softmax_cycles = 1.0 / EXPS_PER_CYCLE_PER_SM + FP32_OPS_PER_SCORE / (device.fp32_flops_per_cycle_per_sm / 2.0)
+    softmax_cycles = np.full_like(matmul_cycles, softmax_cycles)
+    longer, shorter = np.maximum(matmul_cycles, softmax_cycles), np.minimum(matmul_cycles, softmax_cycles)
+    result: Array = (longer + (1.0 - architecture.softmax_overlap) * shorter) / device.clock_hz
+    return result
+
+
+def _kv_columns(q_len: Array, kv_len: Array, query_tiles: Array, skips: bool) -> Array:
+    """KV columns that the query tiles of one head walk, summed over the tiles and padded to whole KV tiles."""
+    whole = np.ceil(kv_len / PREFILL_TILE_KV) * PREFILL_TILE_KV
+    if not skips:
+        result: Array = query_tiles * whole
+        return result
+    # Tile i ends at column prefix + (i+1)·tile; on average padding adds half a KV tile to each.
+    prefix = kv_len - q_len
+    mean_end = prefix + np.minimum(q_len, 0.5 * PREFILL_TILE_Q * (query_tiles + 1.0))
+    padded = np.minimum(whole, mean_end + 0.5 * PREFILL_TILE_KV)
+    exact = np.where(query_tiles <= 1, whole, padded)
+    result = query_tiles * exact
+    return result
+
+
+def _columns(*arguments: ArrayLike) -> list[Array]:
+    return [np.atleast_1d(np.asarray(a, dtype=float)) for a in np.broadcast_arrays(*arguments)]

@@ -1,0 +1,95 @@
+"""Collectives between GPUs: ring, tree, direct and in-switch algorithms over NVLink or PCIe; the fastest is taken.
+
+Cost of each: a start, a number of hops one after another, and the busiest link's bytes over its effective rate (the
+α–β model of Thakur, Rabenseifner and Gropp, IJHPCA 2005, with NCCL's algorithms). The constants of a link class are in
+`configs/gpus/links/NAME.yaml`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Annotated
+
+from pydantic import Field
+
+from ..sim.config import Config, load
+from ..sim.errors import ConfigError
+from .gpu_config import DEVICE_FOLDER, Gpu
+
+OPERATIONS = ("allreduce", "allgather", "reducescatter", "alltoall", "send_recv")
+
+
+class LinkClass(Config):
+    """One way to wire GPUs in a node; the rate of a link is the board's, its use is the class's."""
+
+    name: str
+    launch_us: Annotated[float, Field(gt=0)]            # of a communication kernel, with its rendezvous
+    hop_us: Annotated[float, Field(gt=0)]               # one step: store to the peer, flag, load
+    efficiency: Annotated[float, Field(gt=0, le=1)]     # of the link rate, protocol headers and flags included
+    ramp_bytes: Annotated[float, Field(ge=0)]           # message per rank at which half of that rate is reached
+    in_switch: bool = False                             # the switch reduces and multicasts (NVLink SHARP)
+    in_switch_efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0
+    shared_host: bool = False                           # the ranks share one host bridge
+    pairwise: bool = False                              # only pairs of GPUs have the fast link; others cross the host
+    sources: tuple[str, ...] = ()
+
+
+@cache
+def link_class(name: str) -> LinkClass:
+    """The shipped link class called *name*."""
+    path = DEVICE_FOLDER / "links" / f"{name}.yaml"
+    if not path.is_file():
+        known = tuple(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise ConfigError(f"{name!r} is no link class", value=name, allowed=known)
+    return load(LinkClass, path, kind="link")
+
+
+def collective_seconds(gpu: Gpu, op: str, message_bytes: float, ranks: int, link: LinkClass | None = None) -> float:
+    """Time of *op* over *ranks* GPUs. *message_bytes* is each rank's buffer: the input of an all-reduce, the whole gathered
+    output of an all-gather, the whole input of a reduce-scatter or an all-to-all, the payload of a send."""
+    if op not in OPERATIONS:
+        raise ConfigError(f"{op!r} is no collective", value=op, allowed=OPERATIONS)
+    if ranks <= 1 and op != "send_recv":
+        return 0.0
+    wire = link or link_class(gpu.device.link)
+    candidates = _CANDIDATES[op](message_bytes, max(ranks, 2), wire)
+    return wire.launch_us * 1e-6 + min(
+        hops * wire.hop_us * 1e-6 + _wire_seconds(gpu, wire, sent_bytes, message_bytes, share)
+        for hops, sent_bytes, share in candidates)
+
+
+def _wire_seconds(gpu: Gpu, wire: LinkClass, sent_bytes: float, message_bytes: float, efficiency: float) -> float:
+    """Time of *sent_bytes* on one rank's link; small messages use too few channels to fill it."""
+    rate = gpu.device.link_bandwidth_bytes_per_s * efficiency
+    return sent_bytes / rate * (1.0 + wire.ramp_bytes / max(message_bytes, 1.0)) if sent_bytes else 0.0
+
+
+#: (hops one after another, bytes that the busiest link carries, efficiency of the link)
+_Candidate = tuple[float, float, float]
+
+
+def _allreduce(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
+    share = (ranks - 1) / ranks
+    candidates = [
+        (1.0, size_bytes * (ranks - 1), wire.efficiency),                         # direct: everyone reads everyone
+        (2.0, 2.0 * size_bytes * share, wire.efficiency),                         # direct reduce-scatter, all-gather
+        (2.0 * (ranks - 1), 2.0 * size_bytes * share, wire.efficiency),           # ring
+        (2.0 * math.ceil(math.log2(ranks)), 2.0 * size_bytes, wire.efficiency),   # double binary tree
+    ]
+    if wire.in_switch and ranks > 2:
+        candidates.append((2.0, size_bytes * (1.0 + 1.0 / ranks), wire.in_switch_efficiency))
+    return candidates
+
+
+def _gather_like(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
+    share = (ranks - 1) / ranks
+    return [(1.0, size_bytes * share, wire.efficiency), (float(ranks - 1), size_bytes * share, wire.efficiency)]
+
+
+def _send(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
+    return [(1.0, size_bytes, wire.efficiency)]
+
+
+_CANDIDATES = {"allreduce": _allreduce, "allgather": _gather_like, "reducescatter": _gather_like, "alltoall": _gather_like,
+               "send_recv": _send}

@@ -1,0 +1,221 @@
+"""A GPU as data: the board's published facts, and its architecture's few calibrated constants.
+
+The board (`GpuDevice`, `configs/gpus/ID.yaml`) holds what a data sheet or a micro-benchmark says. The architecture
+(`GpuArchitecture`, `configs/gpus/architectures/NAME.yaml`) holds what is common to all its boards: the tiles that its
+libraries ship, and the constants that `validation/calibrate_gpu.py` fits. `Gpu` is both, and every timing function
+takes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from ..sim.config import Config, load
+from ..sim.errors import ConfigError
+from ..sim.units import Bytes, BytesPerSecond, Hertz, Watts
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+#: Bytes of one element in memory. `fp8_block` and `nvfp4` carry a scale per block: 1/128 and 1/16 of 1 byte more.
+ELEMENT_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp8_block": 1.0 + 4 / 128,
+                 "int8": 1.0, "nvfp4": 0.5 + 1 / 16, "mxfp4": 0.5 + 1 / 32, "fp4": 0.5 + 1 / 16, "int4": 0.5 + 2 / 128}
+#: The pipeline that multiplies each format; the weights of mxfp4 and int4 are widened to 16 bits before they multiply.
+PIPELINE = {"fp32": "fp32", "tf32": "tf32", "fp16": "fp16", "bf16": "fp16", "fp8": "fp8", "fp8_block": "fp8",
+            "int8": "fp8", "nvfp4": "fp4", "fp4": "fp4", "mxfp4": "fp16", "int4": "fp16"}
+#: Formats whose activations arrive in 16 bits and are quantised by a kernel of their own before the GEMM.
+QUANTISED = ("fp8", "fp8_block", "nvfp4", "fp4")
+
+PartT = TypeVar("PartT", bound=Config)
+
+DEVICE_FOLDER = Path(__file__).resolve().parent.parent / "configs" / "gpus"
+
+
+class GpuArchitecture(Config):
+    """What the boards of one architecture share. Fields under "calibrated" are fitted, the rest are facts."""
+
+    name: str
+    calibrated_on: tuple[str, ...] = ()     # device names of the rows the fit saw; empty: values of the nearest one
+    # --- facts of the SM and of the library's kernels ---
+    tiles: tuple[tuple[int, int], ...]      # (m, n) of the thread-block tiles that the matrix library ships
+    simt_tiles: tuple[tuple[int, int], ...] = ((128, 128), (128, 64), (64, 64), (32, 64))
+    shared_memory_per_sm_bytes: Bytes
+    registers_per_sm_bytes: Bytes           # that accumulators may take: the register file, or tensor memory
+    sm_l2_bytes_per_cycle: Positive         # width of the SM's port to L2
+    overlapped_epilogue: bool               # persistent, warp-specialised kernels store a tile while the next one runs
+    multicast: Positive = 1.0               # SMs that one L2 read of a tile reaches (thread-block clusters)
+    dram_latency_ns: Positive
+    # --- calibrated: launch and pipelines ---
+    launch_us: Positive                     # start, first wave's fill and drain of an empty kernel inside a CUDA graph
+    matmul_efficiency: dict[str, Share]     # issue rate of the main loop over the pipe's peak, by pipeline
+    tile_overhead_us: NotNegative           # prologue and epilogue of one tile that nothing hides
+    load_latency_us: Positive               # one main-loop load, under load; with the stages it bounds a lone tile
+    split_k_us: NotNegative                 # meeting of the parts of a split reduction
+    wave_skew: NotNegative                  # how far SMs drift apart, as a share of a round of tiles
+    quantise_us: dict[str, NotNegative] = Field(default_factory=dict)
+    no_split_k: tuple[str, ...] = ()        # formats whose kernels do not split the reduction
+    warm_share: Positive                    # share of L2 that a repeated working set may fill and still hit
+    # --- calibrated: fused attention ---
+    decode_launch_us: Positive
+    decode_cta_us: NotNegative              # one (sequence, kv head) work item: set-up, softmax reduction, store
+    decode_stream: Share                    # share of the streaming bandwidth that paged, split KV reads reach
+    decode_block_gb_per_s: Positive         # what a lone thread block draws: its loads in flight over their latency
+    splits_mha_cache: bool = True           # whether the cache is split when heads do not share K and V (a fact)
+    prefill_launch_us: Positive
+    prefill_cta_us: NotNegative             # one query tile: set-up, first loads, normalisation, store
+    prefill_efficiency: Share               # issue rate of the two products over the pipe's peak
+    softmax_overlap: Annotated[float, Field(ge=0, le=1)]    # share of the shorter of products and softmax that is hidden
+    # --- calibrated: vector kernels ---
+    vector_launch_us: Positive
+    vector_stream: Share
+    vector_l2_share: Share                  # of the L2 peak that streaming kernels reach
+    # --- calibrated: grouped GEMM of experts ---
+    moe_launch_us: NotNegative              # permute, sort, activation and un-permute kernels around the two GEMMs
+    moe_efficiency: Share                   # of the dense main loop
+    moe_stream: Share
+    # --- power ---
+    pj_per_flop: dict[str, Positive]        # board energy of one operation at full clock, by pipeline
+    pj_per_dram_byte: Positive
+    pj_per_l2_byte: Positive
+    voltage_floor: Share                    # V/Vmax where the clock goes to 0: energy per operation falls with V²
+    sources: tuple[str, ...] = ()
+
+
+class GpuLibrary(Config):
+    """A generation of kernel libraries: how many passes its kernels make. Boards name the one they are measured with."""
+
+    name: str
+    causal_prefix_skip: bool                # prefill skips the blocks that the causal mask empties
+    gather_bytes_per_cycle_per_sm: Positive
+    passes: dict[str, Positive] = Field(default_factory=dict)     # traffic of an operator over its fused least
+    kernels: dict[str, Positive] = Field(default_factory=dict)    # launches of an operator, where it is not one
+    sources: tuple[str, ...]
+
+
+class GpuDevice(Config):
+    """One board: the facts of its data sheet, each with its source in the YAML."""
+
+    type: Literal["gpu"] = "gpu"
+    name: str
+    aliases: tuple[str, ...] = ()
+    architecture: str
+    library: str = "fused-2025"
+    sms: Annotated[int, Field(ge=1)]
+    clock_hz: Hertz                         # highest sustained when power allows
+    fp32_flops_per_cycle_per_sm: Positive
+    tensor_flops_per_cycle_per_sm: dict[str, Positive]
+    l2_bytes: Bytes
+    l2_bytes_per_cycle: Positive
+    dram_bandwidth_bytes_per_s: BytesPerSecond
+    dram_efficiency: Share                  # streaming rate over the pin rate
+    dram_capacity_bytes: Bytes
+    power_limit_w: Watts
+    idle_power_w: Watts
+    link: str
+    link_bandwidth_bytes_per_s: BytesPerSecond
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A board with its architecture and library: the value that every timing function takes."""
+
+    device: GpuDevice
+    architecture: GpuArchitecture
+    library: GpuLibrary
+
+    @property
+    def name(self) -> str:
+        return self.device.name
+
+    @cached_property
+    def is_calibrated(self) -> bool:
+        """Whether rows of this very board were in the calibration."""
+        return any(alias in self.architecture.calibrated_on for alias in (self.device.name, *self.device.aliases))
+
+    @property
+    def dram_stream_bytes_per_s(self) -> float:
+        return self.device.dram_bandwidth_bytes_per_s * self.device.dram_efficiency
+
+    @property
+    def l2_bytes_per_s(self) -> float:
+        return self.device.l2_bytes_per_cycle * self.device.clock_hz
+
+    def flops_per_cycle_per_sm(self, dtype: str) -> float:
+        """The peak of the pipeline that multiplies *dtype*; a format without tensor cores runs on the fp32 lanes."""
+        rates = self.device.tensor_flops_per_cycle_per_sm
+        pipeline = PIPELINE[dtype]
+        if pipeline in rates:
+            return rates[pipeline]
+        if pipeline in ("fp8", "fp4") and "fp16" in rates:     # widened to 16 bits in registers
+            return rates["fp16"]
+        return self.device.fp32_flops_per_cycle_per_sm
+
+    def runs_on_tensor_cores(self, dtype: str) -> bool:
+        return self.flops_per_cycle_per_sm(dtype) != self.device.fp32_flops_per_cycle_per_sm
+
+    def matmul_efficiency(self, dtype: str) -> float:
+        """Main-loop efficiency of *dtype*, or of the nearest pipeline that was calibrated."""
+        table = self.architecture.matmul_efficiency
+        for key in (dtype, PIPELINE[dtype], "fp16", "fp32"):
+            if key in table:
+                return table[key]
+        raise ConfigError(f"architecture {self.architecture.name} has no matmul efficiency for {dtype}")
+
+    def pj_per_flop(self, dtype: str) -> float:
+        table = self.architecture.pj_per_flop
+        pipeline = PIPELINE[dtype] if self.runs_on_tensor_cores(dtype) else "fp32"
+        return table[pipeline] if pipeline in table else table["fp16" if "fp16" in table else "fp32"]
+
+    def peak_flops_per_s(self, dtype: str) -> float:
+        return self.flops_per_cycle_per_sm(dtype) * self.device.sms * self.device.clock_hz
+
+
+def load_gpu(path: Path) -> Gpu:
+    """The board in the YAML at *path*, with its architecture and library from the folders beside it or the shipped ones."""
+    device = load(GpuDevice, path, folders=[DEVICE_FOLDER], kind="GPU")
+    return assemble(device, path.parent)
+
+
+def assemble(device: GpuDevice, folder: Path = DEVICE_FOLDER) -> Gpu:
+    """*device* with the architecture and the library that it names."""
+    return Gpu(device, _part(GpuArchitecture, device.architecture, folder, "architectures"),
+               _part(GpuLibrary, device.library, folder, "libraries"))
+
+
+def _part(schema: type[PartT], name: str, folder: Path, shelf: str) -> PartT:
+    for root in (folder, DEVICE_FOLDER):
+        path = root / shelf / f"{name}.yaml"
+        if path.is_file():
+            return load(schema, path, folders=[path.parent], kind=shelf)
+    known = tuple(sorted(path.stem for path in (DEVICE_FOLDER / shelf).glob("*.yaml")))
+    raise ConfigError(f"{name!r} is none of the {shelf}", value=name, allowed=known)
+
+
+@cache
+def shipped_gpus() -> dict[str, Gpu]:
+    """Every shipped board by its id and by each of its aliases."""
+    gpus: dict[str, Gpu] = {}
+    for path in sorted(DEVICE_FOLDER.glob("*.yaml")):
+        gpu = load_gpu(path)
+        for name in (gpu.name, *gpu.device.aliases):
+            gpus[name] = gpu
+    return gpus
+
+
+def find_gpu(name: str) -> Gpu:
+    """The shipped board called *name* (id or alias), or a ConfigError with the nearest spelling."""
+    gpus = shipped_gpus()
+    if name not in gpus:
+        raise ConfigError(f"{name!r} is no shipped GPU", value=name, allowed=tuple(sorted({g.name for g in gpus.values()})))
+    return gpus[name]
+
+
+__all__ = ["ELEMENT_BYTES", "PIPELINE", "QUANTISED", "Gpu", "GpuArchitecture", "GpuDevice", "GpuLibrary", "assemble",
+           "find_gpu", "load_gpu", "shipped_gpus"]

@@ -1,0 +1,202 @@
+"""Matrix multiplication on a GPU: thread-block tiles from the library's menu, in waves over the SMs.
+
+out[m, n] = in[m, k] · w[k, n], `batch` times. A thread block owns one (tile_m × tile_n) output tile, or with split-K one
+part of its reduction. It streams k-slices of both operands through shared memory, so its main loop runs at the slowest of
+the math pipe, the SM's port to L2, and the loads that shared memory can keep in flight (Little's law). Tiles are dealt to
+SMs in rounds; the SM with the most tiles decides. Between the tiles of a round L2 shares operand slabs, which sets the
+DRAM traffic. The library's heuristic is taken to pick the fastest entry of its menu.
+
+All arguments may be numpy arrays of one length: candidates are a second axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .gpu_config import ELEMENT_BYTES, QUANTISED, Gpu
+from .gpu_kernel import OVERLAP_EXPONENT, Array, KernelTime, KernelWork, l2_miss_share, run
+
+#: Split factors that libraries offer; stream-K behaves like the best of them.
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+#: Bytes of k that one pipeline stage holds for each row and column of the tile (128-byte swizzled shared-memory rows).
+STAGE_K_BYTES = 128
+#: A split part shorter than this many stages is not offered.
+_SHORTEST_SPLIT_STAGES = 4
+#: Accumulators are fp32.
+_ACCUMULATOR_BYTES = 4
+#: Resident thread blocks an SM is given at most by GEMM kernels.
+_MOST_RESIDENT = 4
+#: Share of L2 that one kernel's operand slabs can hold between rounds; the rest streams through. ASSUMED; a wrong value
+#: moves only GEMMs whose slabs lie near the size of L2.
+_SLAB_SHARE_OF_L2 = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """The candidates as arrays of one length: tile shape and split factor."""
+
+    tile_m: Array
+    tile_n: Array
+    split: Array
+
+
+def menu(gpu: Gpu, dtype: str) -> Menu:
+    """What the library ships for *dtype* on this architecture."""
+    architecture = gpu.architecture
+    tiles = architecture.tiles if gpu.runs_on_tensor_cores(dtype) else architecture.simt_tiles
+    splits = SPLITS if dtype not in architecture.no_split_k else (1,)
+    entries = np.array([(tm, tn, s) for tm, tn in tiles for s in splits], dtype=float)
+    return Menu(entries[:, 0], entries[:, 1], entries[:, 2])
+
+
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """Problem sizes as a column, to broadcast against the menu's row."""
+
+    m: Array
+    n: Array
+    k: Array
+    batch: Array
+    in_bytes: float
+    weight_bytes: float
+    out_bytes: float
+
+
+def gemm_work(
+    gpu: Gpu, m: ArrayLike, n: ArrayLike, k: ArrayLike, *, batch: ArrayLike = 1, dtype: str = "bf16",
+    l2_warm: ArrayLike = False, groups: ArrayLike = 1,
+) -> KernelWork:
+    """The work of the best menu entry. *groups* > 1 makes a grouped GEMM: as many problems of m × n × k in one launch."""
+    m, n, k, count, warm = (np.atleast_1d(np.asarray(a, dtype=float)) for a in
+                            np.broadcast_arrays(m, n, k, np.asarray(batch, dtype=float) * np.asarray(groups), l2_warm))
+    shapes = _Shapes(m[:, None], n[:, None], k[:, None], count[:, None], *_operand_bytes(dtype))
+    entries = menu(gpu, dtype)
+    core_s, dram_s, l2_bytes, dram_bytes, issued = _candidates(gpu, shapes, entries, dtype, warm[:, None] > 0)
+    extra_s = np.where(entries.split > 1, gpu.architecture.split_k_us * 1e-6, 0.0)
+    longest = np.maximum(core_s, dram_s)
+    joined = longest * ((core_s / longest) ** OVERLAP_EXPONENT + (dram_s / longest) ** OVERLAP_EXPONENT) ** (
+        1 / OVERLAP_EXPONENT)
+    best = np.argmin(joined + extra_s, axis=1)
+    pick = (np.arange(len(m)), best)
+    launch_s = np.full(len(m), gpu.architecture.launch_us * 1e-6) + np.broadcast_to(extra_s, joined.shape)[pick]
+    return KernelWork(launch_s, core_s[pick], dram_s[pick], 2.0 * count * m * n * k, issued[pick], dram_bytes[pick],
+                      l2_bytes[pick], dtype)
+
+
+def gemm(
+    gpu: Gpu, m: ArrayLike, n: ArrayLike, k: ArrayLike, *, batch: ArrayLike = 1, dtype: str = "bf16",
+    l2_warm: ArrayLike = False,
+) -> KernelTime:
+    """Time, power and energy of a GEMM; 8- and 4-bit formats include the kernel that quantises the activations."""
+    work = gemm_work(gpu, m, n, k, batch=batch, dtype=dtype, l2_warm=l2_warm)
+    if dtype in QUANTISED:
+        work = _with_quantisation(gpu, work, m, k, batch, dtype, l2_warm)
+    return run(gpu, work)
+
+
+def _operand_bytes(dtype: str) -> tuple[float, float, float]:
+    """Bytes an element of the activations, the weights and the output takes in memory."""
+    weight = ELEMENT_BYTES[dtype]
+    wide = 4.0 if dtype in ("fp32", "tf32") else 2.0
+    activation = weight if dtype in (*QUANTISED, "int8") else wide
+    return activation, weight, wide
+
+
+def _candidates(
+    gpu: Gpu, shapes: _Shapes, entries: Menu, dtype: str, warm: NDArray[np.bool_],
+) -> tuple[Array, Array, Array, Array, Array]:
+    """(core seconds, DRAM seconds, L2 bytes, DRAM bytes, issued FLOPs), each [problem, candidate]."""
+    tiles_m, tiles_n = np.ceil(shapes.m / entries.tile_m), np.ceil(shapes.n / entries.tile_n)
+    k_bytes = shapes.k * max(shapes.in_bytes, shapes.weight_bytes)
+    stages_of_k = np.ceil(k_bytes / STAGE_K_BYTES)
+    split = np.minimum(entries.split, np.maximum(1.0, stages_of_k // _SHORTEST_SPLIT_STAGES))
+    steps = np.ceil(stages_of_k / split)
+    blocks = shapes.batch * tiles_m * tiles_n * split
+    core_s = _core_seconds(gpu, shapes, entries, dtype, steps, blocks)
+
+    operand_bytes = steps * split * STAGE_K_BYTES * (entries.tile_m + entries.tile_n) / gpu.architecture.multicast
+    outputs = shapes.batch * shapes.m * shapes.n
+    partial_bytes = np.where(split > 1, 2.0 * split * outputs * _ACCUMULATOR_BYTES, 0.0)
+    l2_bytes = shapes.batch * tiles_m * tiles_n * operand_bytes + outputs * shapes.out_bytes + partial_bytes
+    core_s = np.maximum(core_s, l2_bytes / gpu.l2_bytes_per_s)
+
+    dram_bytes = _dram_bytes(gpu, shapes, entries, tiles_m, tiles_n, warm)
+    spilled = np.where(partial_bytes > _SLAB_SHARE_OF_L2 * gpu.device.l2_bytes, partial_bytes, 0.0)
+    dram_bytes = dram_bytes + spilled
+    dram_s = dram_bytes / gpu.dram_stream_bytes_per_s
+    step_k = STAGE_K_BYTES / max(shapes.in_bytes, shapes.weight_bytes)
+    issued = 2.0 * shapes.batch * tiles_m * entries.tile_m * tiles_n * entries.tile_n * np.maximum(
+        shapes.k, steps * split * step_k)
+    return core_s, dram_s, l2_bytes, dram_bytes, issued
+
+
+def _core_seconds(
+    gpu: Gpu, shapes: _Shapes, entries: Menu, dtype: str, steps: Array, blocks: Array,
+) -> Array:
+    """Time of the busiest SM at full clock: its tiles through the main loop, and the prologues and epilogues that show."""
+    architecture, device = gpu.architecture, gpu.device
+    cycle_s = 1.0 / device.clock_hz
+    step_k = STAGE_K_BYTES / max(shapes.in_bytes, shapes.weight_bytes)
+    rate = gpu.flops_per_cycle_per_sm(dtype) * gpu.matmul_efficiency(dtype)
+    math_s = 2.0 * entries.tile_m * entries.tile_n * step_k / rate * cycle_s
+    step_bytes = (entries.tile_m * shapes.in_bytes + entries.tile_n * shapes.weight_bytes) * step_k
+    port_s = step_bytes / architecture.sm_l2_bytes_per_cycle * cycle_s
+
+    accumulators = entries.tile_m * entries.tile_n * _ACCUMULATOR_BYTES
+    resident = np.clip(np.floor(architecture.registers_per_sm_bytes / accumulators), 1, _MOST_RESIDENT)
+    in_flight = np.maximum(1.0, np.floor(architecture.shared_memory_per_sm_bytes / resident / step_bytes))
+    latency_s = architecture.load_latency_us * 1e-6 / in_flight
+
+    per_sm = np.ceil(blocks / device.sms)
+    resident = np.minimum(resident, per_sm)
+    rounds = np.ceil(per_sm / resident)
+    loop_s = np.maximum(per_sm * steps * np.maximum(math_s, port_s), rounds * steps * latency_s)
+    exposed = 1.0 if architecture.overlapped_epilogue else rounds
+    skew_s = architecture.wave_skew * np.minimum(per_sm, 1.0 + resident) * steps * math_s
+    tile_s = architecture.tile_overhead_us * 1e-6 * exposed
+    result: Array = loop_s + skew_s + tile_s
+    return result
+
+
+def _dram_bytes(
+    gpu: Gpu, shapes: _Shapes, entries: Menu, tiles_m: Array, tiles_n: Array, warm: NDArray[np.bool_],
+) -> Array:
+    """DRAM traffic with the tiles of a round rasterised in a near-square block, and slabs kept in L2 while they fit."""
+    in_bytes = shapes.m * shapes.k * shapes.in_bytes
+    weight_bytes = shapes.k * shapes.n * shapes.weight_bytes
+    out_bytes = shapes.m * shapes.n * shapes.out_bytes
+    room = _SLAB_SHARE_OF_L2 * gpu.device.l2_bytes
+
+    block_m = np.clip(np.sqrt(gpu.device.sms * entries.tile_n / entries.tile_m), 1, tiles_m)
+    block_n = np.clip(gpu.device.sms / block_m, 1, tiles_n)
+    sweeps_m, sweeps_n = np.ceil(tiles_m / block_m), np.ceil(tiles_n / block_n)
+    in_slab, weight_slab = in_bytes / sweeps_m, weight_bytes / sweeps_n
+    # Down the columns: a weight slab stays while the inputs stream past it once per column of blocks; or along the rows.
+    by_column = in_bytes * np.where(in_bytes <= room, 1.0, sweeps_n) + weight_bytes * np.where(
+        weight_slab <= room, 1.0, sweeps_m)
+    by_row = weight_bytes * np.where(weight_bytes <= room, 1.0, sweeps_m) + in_bytes * np.where(
+        in_slab <= room, 1.0, sweeps_n)
+    footprint = shapes.batch * (in_bytes + weight_bytes + out_bytes)
+    missing = l2_miss_share(gpu, footprint, warm)
+    result: Array = missing * shapes.batch * (np.minimum(by_column, by_row) + out_bytes)
+    return result
+
+
+def _with_quantisation(
+    gpu: Gpu, work: KernelWork, m: ArrayLike, k: ArrayLike, batch: ArrayLike, dtype: str, l2_warm: ArrayLike,
+) -> KernelWork:
+    """*work* with the kernel before it that reads the 16-bit activations and writes them in *dtype* with their scales."""
+    elements = np.atleast_1d(np.asarray(m, dtype=float) * np.asarray(k, dtype=float) * np.asarray(batch, dtype=float))
+    moved = elements * (2.0 + ELEMENT_BYTES[dtype])
+    to_dram = moved * l2_miss_share(gpu, moved, l2_warm)
+    launch_s = gpu.architecture.quantise_us.get(dtype, gpu.architecture.quantise_us.get("fp8", gpu.architecture.launch_us))
+    return KernelWork(
+        launch_s=work.launch_s + launch_s * 1e-6,
+        core_s=work.core_s + moved / gpu.l2_bytes_per_s,
+        dram_s=work.dram_s + to_dram / (gpu.dram_stream_bytes_per_s * gpu.architecture.vector_stream),
+        flops=work.flops, issued_flops=work.issued_flops, dram_bytes=work.dram_bytes + to_dram,
+        l2_bytes=work.l2_bytes + moved, dtype=work.dtype,
+    )

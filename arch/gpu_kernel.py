@@ -1,0 +1,131 @@
+"""What every GPU kernel shares: its work, its time at a clock, the clock that the power limit allows, its energy.
+
+All functions are elementwise over numpy arrays (one element per kernel), so that a calibration evaluates a thousand
+kernels at once; a single kernel is an array of length one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gpu_config import Gpu
+
+Array = NDArray[np.float64]
+
+#: Exponent of the norm that joins SM time and DRAM time. ∞ would be perfect overlap (the maximum), 1 none. Fills, drains
+#: and ragged waves leave a part uncovered. ASSUMED equal on all devices; the ablation in docs/gpu.md shows its weight.
+OVERLAP_EXPONENT = 4.0
+#: No board throttles below this share of its boost clock while it can still run (the base clock of data sheets is
+#: 0.3–0.8 of the boost clock).
+LOWEST_CLOCK_SHARE = 0.25
+_BISECTIONS = 14                            # 2^-14 of the clock range: below 0.1 MHz
+
+
+@dataclass(frozen=True, slots=True)
+class KernelWork:
+    """What one kernel (or each kernel of an array) must do, before any clock is known."""
+
+    launch_s: Array                         # host-independent start and drain; no clock or power limit changes it
+    core_s: Array                           # SM and L2 time at the board's full clock; goes with 1/clock
+    dram_s: Array
+    flops: Array                            # useful operations
+    issued_flops: Array                     # with the padding of ragged tiles; what costs energy
+    dram_bytes: Array
+    l2_bytes: Array
+    dtype: str = "fp16"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """The breakdown of one kernel, or of each kernel of an array."""
+
+    seconds: Array
+    launch_s: Array
+    core_s: Array                           # at the clock that power allowed
+    dram_s: Array
+    clock_share: Array                      # of the board's full clock
+    power_w: Array                          # board power averaged over the kernel
+    energy_j: Array
+    flops: Array
+    dram_bytes: Array
+
+    @property
+    def bound(self) -> str:
+        """What the first kernel waits for most: launch, compute, memory, or power (compute at a lowered clock)."""
+        launch, core, dram = (float(np.ravel(part)[0]) for part in (self.launch_s, self.core_s, self.dram_s))
+        if launch >= max(core, dram):
+            return "launch"
+        if dram >= core:
+            return "memory"
+        return "power" if float(np.ravel(self.clock_share)[0]) < 0.999 else "compute"
+
+
+def busy_seconds(work: KernelWork, clock_share: Array | float) -> Array:
+    """Time between start and end of the work at *clock_share* of the full clock, without the launch."""
+    exponent = OVERLAP_EXPONENT
+    core_s = work.core_s / clock_share
+    longest = np.maximum(np.maximum(core_s, work.dram_s), 1e-12)
+    joined: Array = longest * ((core_s / longest) ** exponent + (work.dram_s / longest) ** exponent) ** (1 / exponent)
+    return joined
+
+
+def dynamic_energy_j(gpu: Gpu, work: KernelWork, clock_share: Array | float) -> Array:
+    """Energy above idle. Core energy falls with the square of the voltage, which falls linearly with the clock."""
+    architecture = gpu.architecture
+    floor = architecture.voltage_floor
+    voltage = floor + (1.0 - floor) * np.asarray(clock_share)
+    core_pj = work.issued_flops * gpu.pj_per_flop(work.dtype) + work.l2_bytes * architecture.pj_per_l2_byte
+    energy: Array = (core_pj * voltage**2 + work.dram_bytes * architecture.pj_per_dram_byte) * 1e-12
+    return energy
+
+
+def allowed_clock_share(gpu: Gpu, work: KernelWork) -> Array:
+    """The highest share of the full clock at which board power stays within the limit."""
+    budget_w = gpu.device.power_limit_w - gpu.device.idle_power_w
+
+    def fits(share: Array) -> NDArray[np.bool_]:
+        result: NDArray[np.bool_] = dynamic_energy_j(gpu, work, share) <= budget_w * busy_seconds(work, share)
+        return result
+
+    high = np.ones_like(work.core_s)
+    fits_at_full = fits(high)
+    if bool(np.all(fits_at_full)):
+        return high
+    low = np.full_like(high, LOWEST_CLOCK_SHARE)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        inside = fits(middle)
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return np.where(fits_at_full, 1.0, low)
+
+
+def run(gpu: Gpu, work: KernelWork) -> KernelTime:
+    """*work* on *gpu*: the clock that power allows, the time at that clock, the energy."""
+    share = allowed_clock_share(gpu, work)
+    busy = busy_seconds(work, share)
+    seconds = work.launch_s + busy
+    energy = dynamic_energy_j(gpu, work, share) + gpu.device.idle_power_w * seconds
+    return KernelTime(
+        seconds=seconds, launch_s=work.launch_s, core_s=work.core_s / share, dram_s=work.dram_s, clock_share=share,
+        power_w=energy / seconds, energy_j=energy, flops=work.flops, dram_bytes=work.dram_bytes,
+    )
+
+
+def l2_miss_share(gpu: Gpu, footprint_bytes: Array, l2_warm: Array | bool) -> Array:
+    """Share of a kernel's compulsory traffic that goes to DRAM, when the same data was touched just before (*l2_warm*).
+
+    All hits up to `warm_share` of L2; hashed replacement lets the hits fade out over the next as much again.
+    """
+    reach = gpu.architecture.warm_share * gpu.device.l2_bytes
+    missing = np.clip(np.asarray(footprint_bytes) / reach - 1.0, 0.0, 1.0)
+    share: Array = np.where(np.asarray(l2_warm, dtype=bool), missing, 1.0)
+    return share
+
+
+def latency_limited_bytes_per_s(gpu: Gpu, bytes_in_flight: Array) -> Array:
+    """Little's law: the bandwidth that *bytes_in_flight* over the whole chip can draw from DRAM."""
+    rate: Array = bytes_in_flight / (gpu.architecture.dram_latency_ns * 1e-9)
+    return rate

@@ -1,0 +1,65 @@
+"""Memory-bound kernels on a GPU: norms, activations, residual adds, rotary embedding, softmax, embedding look-up.
+
+A kernel streams its operands at the DRAM rate, or at the L2 rate when they are warm and fit, after a launch. How often it
+passes over them, and in how many launches, is the kernel library's (`GpuLibrary`): an activation as two kernels moves five
+tensors where a fused one moves three.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..sim.errors import ConfigError
+from .gpu_config import ELEMENT_BYTES, Gpu
+from .gpu_kernel import Array, KernelTime, KernelWork, l2_miss_share, latency_limited_bytes_per_s, run
+
+#: Tensors of m × n elements that a fused kernel moves: read and written.
+FUSED_TENSORS = {"rmsnorm": 2.0, "add_rmsnorm": 4.0, "layernorm": 2.0, "softmax": 2.0, "rope": 2.0, "add": 3.0, "embed": 2.0,
+                 "activation": 2.0, "gated_activation": 3.0}
+#: fp32 operations for each element: exp or tanh approximations and the reduction share. Never the bound on these GPUs
+#: but for the energy. Counted from the formulas.
+FLOPS_PER_ELEMENT = {"rmsnorm": 4.0, "add_rmsnorm": 5.0, "layernorm": 7.0, "softmax": 8.0, "rope": 3.0, "add": 1.0,
+                     "embed": 0.0, "activation": 8.0, "gated_activation": 9.0}
+#: Bytes a resident thread has in flight in a streaming kernel (one 16-byte load), and threads resident in an SM
+#: (2048 of cc 7–10, half of them in flight on average).
+_BYTES_IN_FLIGHT_PER_SM = 16 * 2048
+
+
+def vector(
+    gpu: Gpu, op: str, m: ArrayLike, n: ArrayLike, *, dtype: str = "bf16", l2_warm: ArrayLike = False,
+) -> KernelTime:
+    """Time of the memory-bound *op* (a key of `FUSED_TENSORS`) on m rows of n elements."""
+    return run(gpu, vector_work(gpu, op, m, n, dtype=dtype, l2_warm=l2_warm))
+
+
+def vector_work(
+    gpu: Gpu, op: str, m: ArrayLike, n: ArrayLike, *, dtype: str = "bf16", l2_warm: ArrayLike = False,
+) -> KernelWork:
+    if op not in FUSED_TENSORS:
+        raise ConfigError(f"{op!r} is no vector operator", value=op, allowed=tuple(FUSED_TENSORS))
+    m, n, warm = (np.atleast_1d(np.asarray(a, dtype=float)) for a in np.broadcast_arrays(m, n, l2_warm))
+    architecture, library, device = gpu.architecture, gpu.library, gpu.device
+    elements = m * n
+    least_bytes = elements * FUSED_TENSORS[op] * ELEMENT_BYTES[dtype]
+    moved = least_bytes * library.passes.get(op, 1.0)
+    kernels = library.kernels.get(op, 1)
+
+    dram_bytes = moved * l2_miss_share(gpu, least_bytes, warm)
+    rate = np.minimum(gpu.dram_stream_bytes_per_s * architecture.vector_stream,
+                      latency_limited_bytes_per_s(gpu, np.full_like(m, _BYTES_IN_FLIGHT_PER_SM * device.sms)))
+    dram_s = dram_bytes / rate
+    flops = elements * FLOPS_PER_ELEMENT[op]
+    lanes_s = flops / (device.fp32_flops_per_cycle_per_sm / 2.0 * device.sms * device.clock_hz)
+    core_s = np.maximum(moved / (gpu.l2_bytes_per_s * architecture.vector_l2_share), lanes_s)
+    if op == "embed":
+        core_s = np.maximum(core_s, _gather_seconds(gpu, m, moved))
+    launch_s = np.full_like(m, kernels * architecture.vector_launch_us * 1e-6)
+    return KernelWork(launch_s, core_s, dram_s, flops, flops, dram_bytes, moved, "fp32")
+
+
+def _gather_seconds(gpu: Gpu, rows: Array, moved_bytes: Array) -> Array:
+    """An embedding look-up is bound by the rate at which SMs turn indices into addresses, not by DRAM."""
+    active = np.minimum(gpu.device.sms, rows)
+    result: Array = moved_bytes / (active * gpu.library.gather_bytes_per_cycle_per_sm * gpu.device.clock_hz)
+    return result

@@ -1,0 +1,121 @@
+"""Reading measured GPU rows and predicting them: the bridge between reference tables and `arch/gpu_*`.
+
+A table is recognised by the columns that it must have, never by its name. Rows of one board, operator and format are
+predicted together, as arrays.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
+from ..arch.gpu_config import Gpu
+from ..arch.gpu_kernel import KernelTime
+
+RawRow = Mapping[str, str]
+
+#: Columns that make a table one of measured operators.
+MEASURED_COLUMNS = {"row_id", "device", "dtype", "op", "m", "n", "k", "median_us", "us_lo", "us_hi", "n_meas", "flag"}
+VECTOR_OPS = ("rmsnorm", "add_rmsnorm", "layernorm", "softmax", "activation", "rope", "add", "embed")
+KERNEL_OPS = ("gemm", "attention_decode", "attention_prefill", "moe", *VECTOR_OPS)
+#: Flags that say that the data was in L2 when the kernel began.
+WARM_FLAGS = ("l2_warm", "l2_maybe", "l2_assist")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; empty for a file without a header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def number(row: RawRow, column: str, default: float = float("nan")) -> float:
+    """The number in *column*, or *default* when the cell is empty or missing."""
+    text = row.get(column) or ""
+    return float(text) if text.strip() else default
+
+
+def note(row: RawRow, key: str) -> str | None:
+    """The value of `key=value` among the `;`-separated notes of a row (shape facts such as experts=8)."""
+    for part in (row.get("extra") or "").split(";"):
+        name, _, value = part.partition("=")
+        if name.strip() == key:
+            return value.strip()
+    return None
+
+
+def is_warm(row: RawRow) -> bool:
+    flags = (row.get("flag") or "").split()
+    return any(flag in WARM_FLAGS for flag in flags)
+
+
+def predict_kernels(rows: Sequence[RawRow], gpu_of: Callable[[str], Gpu]) -> list[KernelTime | None]:
+    """The prediction for each row of a kernel operator (`KERNEL_OPS`), in order; None for other rows."""
+    groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if row["op"] in KERNEL_OPS:
+            groups[(row["device"], row["op"], row["dtype"])].append(index)
+    result: list[KernelTime | None] = [None] * len(rows)
+    for (device, op, dtype), members in groups.items():
+        time = predict_group(gpu_of(device), op, dtype, [rows[i] for i in members])
+        for position, index in enumerate(members):
+            result[index] = take(time, position)
+    return result
+
+
+def take(time: KernelTime, index: int) -> KernelTime:
+    """Element *index* of an array of kernels."""
+    return KernelTime(*(np.atleast_1d(np.broadcast_to(getattr(time, name), time.seconds.shape)[index])
+                        for name in KernelTime.__slots__))
+
+
+def predict_group(gpu: Gpu, op: str, dtype: str, rows: Sequence[RawRow]) -> KernelTime:
+    """Predict *rows*, all of one board, operator and format."""
+    column = _Columns(rows)
+    warm = np.array([is_warm(row) for row in rows])
+    if op == "gemm":
+        return gpu_gemm.gemm(gpu, column("m"), column("n"), column("k"), batch=column("batch", 1.0), dtype=dtype, l2_warm=warm)
+    if op == "attention_decode":
+        return gpu_attention.decode(gpu, column("batch"), column("heads"), column("kv_heads"), column("head_dim"),
+                                    column("kv_len"), dtype=dtype, l2_warm=warm)
+    if op == "attention_prefill":
+        return gpu_attention.prefill(gpu, column("batch"), column("heads"), column("kv_heads"), column("head_dim"),
+                                     column("q_len"), column("kv_len"), dtype=dtype, l2_warm=warm)
+    if op == "moe":
+        return _predict_moe(gpu, dtype, rows, column, warm)
+    name = "gated_activation" if op == "activation" and np.all(column("k", 1.0) == 2) else op
+    return gpu_vector.vector(gpu, name, column("m"), column("n"), dtype=dtype, l2_warm=warm)
+
+
+class _Columns:
+    """The numbers of a column over a group of rows."""
+
+    def __init__(self, rows: Sequence[RawRow]) -> None:
+        self._rows = rows
+
+    def __call__(self, name: str, default: float = float("nan")) -> np.ndarray:
+        return np.array([number(row, name, default) for row in self._rows])
+
+
+def _predict_moe(gpu: Gpu, dtype: str, rows: Sequence[RawRow], column: _Columns, warm: np.ndarray) -> KernelTime:
+    experts = np.array([float(note(row, "experts") or "nan") for row in rows])
+    ep = np.array([float(note(row, "ep") or 1) for row in rows])
+    top_k = np.array([float(note(row, "topk") or "nan") for row in rows])
+    local = experts / ep
+    active = np.array([float(note(row, "active") or "nan") for row in rows])
+    tokens = column("m")
+    balanced = np.minimum(local, np.maximum(1.0, tokens * top_k / ep))
+    return gpu_moe.moe(gpu, tokens, column("n"), column("k"), local, top_k / ep,
+                       active=np.where(np.isnan(active), balanced, active), dtype=dtype, l2_warm=warm)
+
+
+def split_by(rows: Iterable[RawRow], *columns: str) -> dict[tuple[str, ...], list[RawRow]]:
+    """Rows by the values of *columns*, in order of first appearance."""
+    groups: dict[tuple[str, ...], list[RawRow]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(c) or "" for c in columns), []).append(row)
+    return groups
