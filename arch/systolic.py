@@ -1,10 +1,8 @@
 """Systolic arrays: grids of MACs with one operand pinned, and the cycles that a GEMM takes on them.
 
-Weight stationary. A fold pins a block of at most R×C weights [k, n]; the m rows of activations stream in from the west, one
-row a cycle, skewed by one cycle a row, and partial sums leave at the south edge. The fold's last result leaves
-``m + R + c − 2`` cycles after its first activation entered (R rows to fall through, c columns to cross, Samajdar et al.,
-ISPASS 2020, §III). Weights are shifted in from the north, one row a cycle. With double-buffered weights the next fold's
-weights shift in while this one streams, and its activations follow without a gap.
+``timing: physical`` is what the registers allow: the next fold's weights shift in while this one streams, unused rows and columns
+cost nothing where the wires let them. ``timing: scalesim`` is SCALE-Sim's law for comparison with it: full folds, no overlap.
+The arithmetic, and why it is right, is in :mod:`.systolic_folds`; :mod:`.systolic_reference` proves it register by register.
 """
 
 from __future__ import annotations
@@ -12,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from ..sim.config import Config
 from ..sim.units import Hertz, Picojoules
+from .systolic_folds import Dataflow, FoldTimes, Ints, physical_times, scalesim_times, spatial_and_temporal
 
 
 class SystolicConfig(Config):
@@ -26,8 +27,9 @@ class SystolicConfig(Config):
     cols: Annotated[int, Field(ge=1, le=1024)]
     arrays: Annotated[int, Field(ge=1, le=1024)] = 1
     clock_hz: Annotated[Hertz, Field(gt=0)]
-    dataflow: Literal["weight_stationary"] = "weight_stationary"
-    double_buffered_weights: bool = True
+    dataflow: Dataflow = "weight_stationary"
+    timing: Literal["physical", "scalesim"] = "physical"
+    double_buffered_weights: bool = True      # a second register a PE for the stationary operand (ws: weights, is: inputs)
     dtypes: tuple[Literal["bf16", "fp16", "fp8", "int8", "int4"], ...]
     mac_energy_pj: dict[str, Picojoules]      # by dtype, operands and fp32/int32 accumulation included
 
@@ -44,8 +46,9 @@ class SystolicConfig(Config):
 class GemmCycles:
     """How one GEMM tile occupies the arrays, in cycles of their clock.
 
-    *preload*: shifting in the first fold's weights. *last_start*: from the first activation of the first fold to that of the
-    last fold. *stream*: activations of the last fold. *drain*: from its last activation to its last result.
+    *preload*: shifting in the first fold's stationary operand. *last_start*: from the first streamed operand of the first fold
+    to that of the last fold. *stream*: streamed operands of the last fold. *drain*: from its last operand to the tile's
+    last result.
     """
 
     preload: int
@@ -61,14 +64,48 @@ class GemmCycles:
 
 def gemm_cycles(m: int, k: int, n: int, config: SystolicConfig, batch: int = 1) -> GemmCycles:
     """The cycles of *batch* products [m, k]·[k, n] on the arrays of *config*, folds dealt round to the arrays."""
-    folds = batch * -(-k // config.rows) * -(-n // config.cols)
-    rounds = -(-folds // config.arrays)
-    preload = min(k, config.rows)
-    fold_interval = max(m, preload) if config.double_buffered_weights else (
-        preload + m + config.rows + min(n, config.cols) - 2)
-    return GemmCycles(
-        preload=preload,
-        last_start=(rounds - 1) * fold_interval,
-        stream=m,
-        drain=config.rows + min(n, config.cols) - 2,
-    )
+    times = _times(m, k, n, config, batch)
+    stream = spatial_and_temporal(m, k, n, config.dataflow)[2]
+    return GemmCycles(times.first_start, times.last_start - times.first_start, stream, times.end - times.last_start - stream)
+
+
+def gemm_total_cycles(
+    m: npt.NDArray[np.int64], k: npt.NDArray[np.int64], n: npt.NDArray[np.int64], config: SystolicConfig, batch: int = 1,
+) -> npt.NDArray[np.int64]:
+    """``gemm_cycles(…).total`` of many shapes at once: for searches over tile sizes."""
+    m, k, n = np.broadcast_arrays(*(np.asarray(extent, dtype=np.int64) for extent in (m, k, n)))
+    return np.asarray(_times(m, k, n, config, batch).end, dtype=np.int64)
+
+
+def _times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: int) -> FoldTimes:
+    if config.timing == "scalesim":
+        return scalesim_times(m, k, n, rows=config.rows, cols=config.cols, dataflow=config.dataflow, arrays=config.arrays,
+                              batch=batch)
+    return physical_times(m, k, n, rows=config.rows, cols=config.cols, dataflow=config.dataflow, arrays=config.arrays,
+                          double_buffered=config.double_buffered_weights, batch=batch)
+
+
+@dataclass(frozen=True, slots=True)
+class GemmAccesses:
+    """Words that the arrays read from and write to their SRAMs for one GEMM (A is the input, B the weights, C the output).
+
+    ws, is: the stationary operand is read once, the streamed one once for each fold across it, and every row fold
+    writes its partial sums (``output_writes``; all but the first are read back to be added to: ``output_reads``).
+    """
+
+    input_reads: int
+    weight_reads: int
+    output_writes: int
+    output_reads: int
+
+
+def gemm_accesses(m: int, k: int, n: int, *, rows: int, cols: int, dataflow: Dataflow) -> GemmAccesses:
+    """The SRAM accesses of one GEMM on one R×C array, without multicast between arrays."""
+    on_rows, on_cols, _ = spatial_and_temporal(m, k, n, dataflow)
+    row_folds, col_folds = -(-on_rows // rows), -(-on_cols // cols)
+    if dataflow == "output_stationary":
+        return GemmAccesses(m * k * col_folds, k * n * row_folds, m * n, 0)
+    partial_sums = m * n * row_folds
+    if dataflow == "weight_stationary":
+        return GemmAccesses(m * k * col_folds, k * n, partial_sums, partial_sums - m * n)
+    return GemmAccesses(m * k, k * n * col_folds, partial_sums, partial_sums - m * n)
