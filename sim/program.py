@@ -233,9 +233,9 @@ class SegmentBuilder:
         self._last.append(-1)
         return len(self._buffers) - 1
 
-    def load(self, unit: str, operand: int, ranges: Ranges, buffer: int, offset: int = 0) -> int:
-        """Append a Load; several loads may fill different parts of one buffer."""
-        waits = self._overlapping_stores(operand, ranges)
+    def load(self, unit: str, operand: int, ranges: Ranges, buffer: int, offset: int = 0, after: tuple[int, ...] = ()) -> int:
+        """Append a Load; several loads may fill different parts of one buffer. *after*: records that decide its ranges."""
+        waits = self._overlapping_stores(operand, ranges) | set(after)
         waits |= set(self._readers.get(("b", buffer), ()))
         index = self._append(Load(unit, operand, ranges, buffer, offset), waits, [buffer])
         self._writers.setdefault(("b", buffer), []).append(index)
