@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .graph import GraphBuilder, OperatorGraph, Totals, operators, tensors, totals
+    from .graph import GraphBuilder, OperatorGraph, Totals, program_order, tensors_of, totals
     from .model import ModelConfig, load_model, shipped_models
     from .operators import Attention, Embedding, Gemm, KvAppend, Operator, SelectLast
     from .phases import Precision, Workload, decode, prefill
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Attention", "Elementwise", "Embedding", "Gemm", "GraphBuilder", "KvAppend", "ModelConfig", "Norm", "Operator",
     "OperatorGraph", "Precision", "Rope", "SelectLast", "Softmax", "Tensor", "Totals", "Workload", "decode", "load_model",
-    "operators", "prefill", "shipped_models", "tensors", "totals",
+    "prefill", "program_order", "shipped_models", "tensors_of", "totals",
 ]
 
 _HOME = {
-    "graph": ("GraphBuilder", "OperatorGraph", "Totals", "operators", "tensors", "totals"),
+    "graph": ("GraphBuilder", "OperatorGraph", "Totals", "program_order", "tensors_of", "totals"),
     "model": ("ModelConfig", "load_model", "shipped_models"),
     "operators": ("Attention", "Embedding", "Gemm", "KvAppend", "Operator", "SelectLast"),
     "phases": ("Precision", "Workload", "decode", "prefill"),

@@ -56,16 +56,16 @@ class GraphBuilder:
                               key=op.name)
 
 
-def operators(graph: OperatorGraph) -> Iterator[Operator]:
+def program_order(graph: OperatorGraph) -> Iterator[Operator]:
     """The operators in program order."""
     for _, op in graph.nodes(data="op"):
         assert isinstance(op, Operator)
         yield op
 
 
-def tensors(graph: OperatorGraph) -> dict[str, Tensor]:
+def tensors_of(graph: OperatorGraph) -> dict[str, Tensor]:
     """Every tensor of the graph by name, in order of first use; a shared one (tied embeddings) once."""
-    return {tensor.name: tensor for op in operators(graph) for tensor in (*op.inputs, *op.outputs)}
+    return {tensor.name: tensor for op in program_order(graph) for tensor in (*op.inputs, *op.outputs)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Totals:
 
 def totals(graph: OperatorGraph) -> Totals:
     """The counts of *graph*."""
-    ops, known = list(operators(graph)), tensors(graph).values()
+    ops, known = list(program_order(graph)), tensors_of(graph).values()
     weights = [tensor for tensor in known if tensor.role == "weight"]
     operator_bytes: Counter[Role] = Counter()
     for op in ops:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from ..sim.errors import ConfigError
 from ..sim.yaml_reader import Document
 from .json_text import read_json
-from .model import ModelConfig
+from .model import MOST_COUNT, MOST_LAYERS, ModelConfig
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 #: ``transformers.activations.ACT2FN`` names → our function.
@@ -51,10 +51,10 @@ class _Keys:
             return default
         return self.document.value[key]
 
-    def count(self, key: str, default: int | None = None) -> int:
+    def count(self, key: str, default: int | None = None, most: int = MOST_COUNT) -> int:
         value = self.get(key, default)
-        if type(value) is not int or not 1 <= value < 2**31:
-            self.refuse(key, "a positive whole number is wanted")
+        if type(value) is not int or not 1 <= value <= most:
+            self.refuse(key, f"a positive whole number up to {most} is wanted")
         return int(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -79,7 +79,7 @@ class _Keys:
 def _gpt2(keys: _Keys, name: str) -> ModelConfig:
     hidden, heads = keys.count("n_embd"), keys.count("n_head")
     return ModelConfig(
-        name=name, family="gpt2", layers=keys.count("n_layer"), hidden=hidden, heads=heads, kv_heads=heads,
+        name=name, family="gpt2", layers=keys.count("n_layer", most=MOST_LAYERS), hidden=hidden, heads=heads, kv_heads=heads,
         head_dim=_share(keys, hidden, heads, "n_head", "n_embd"), intermediate=keys.count("n_inner", 4 * hidden),
         vocab=keys.count("vocab_size"), max_positions=keys.count("n_positions"), mlp="plain",
         activation=keys.activation("activation_function", "gelu_new"), norm="layernorm", positions="learned",
@@ -110,7 +110,10 @@ def _decoder(keys: _Keys, name: str, family: str, traits: _Traits) -> ModelConfi
         head_dim = keys.count("head_dim", traits.head_dim_default)
     else:
         head_dim = _share(keys, hidden, heads, "num_attention_heads", "hidden_size")
-    layers = keys.count("num_hidden_layers")
+    if head_dim % 2:
+        keys.refuse("head_dim" if keys.has("head_dim") else "num_attention_heads",
+                    f"it gives heads of {head_dim}, and rotary positions turn pairs of elements")
+    layers = keys.count("num_hidden_layers", most=MOST_LAYERS)
     window_tokens, first_window_layer = _window(keys, layers, traits)
     attention_bias = traits.qkv_bias is None and keys.flag("attention_bias", False)
     return ModelConfig(
@@ -172,7 +175,7 @@ def read_model(path: Path) -> ModelConfig:
     """The model that the ``config.json`` at *path* describes, or a ConfigError with file and line."""
     keys = _Keys(read_json(path))
     family = keys.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         keys.refuse("model_type", "no model family known here", tuple(FAMILIES))
     for key, harmless in HARMLESS.items():
         if keys.has(key) and keys.get(key) not in harmless:

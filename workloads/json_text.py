@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..sim.errors import ConfigError
 from ..sim.yaml_reader import Document, KeyPath, dotted, read_text
@@ -18,9 +18,9 @@ def read_json(path: Path) -> Document:
     """The mapping in the JSON file *path*, or a ConfigError with the line where it stops being one."""
     text, file = read_text(path), str(path)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        at_end = error.pos >= len(text.rstrip())
+        at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         message = "is no JSON: the file ends too early" if at_end else f"is no JSON: {error.msg}, column {error.colno}"
         raise ConfigError(message, file=file, line=error.lineno,
                           mend="the file looks truncated; fetch it again" if at_end else None) from None
@@ -29,10 +29,6 @@ def read_json(path: Path) -> Document:
     if not isinstance(value, dict):
         raise ConfigError("a config.json is an object of keys and values", file=file, line=1)
     return Document(value, _marks(text, file))
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
 
 
 def _marks(text: str, file: str) -> dict[KeyPath, tuple[str, int | None]]:

@@ -13,8 +13,11 @@ from ..sim.yaml_reader import find_named
 
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "configs" / "models"
 
-Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
-Layers = Annotated[int, Field(ge=1, le=10_000, strict=True)]      # beyond any model; keeps a slip from filling the memory
+#: Beyond any model; they keep a slip of the pen from filling the memory with operators.
+MOST_COUNT, MOST_LAYERS = 2**31 - 1, 10_000
+
+Count = Annotated[int, Field(ge=1, le=MOST_COUNT, strict=True)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS, strict=True)]
 
 
 class ModelConfig(Config):
@@ -48,9 +51,11 @@ class ModelConfig(Config):
     first_window_layer: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _heads_share_evenly(self) -> ModelConfig:
+    def _heads_fit(self) -> ModelConfig:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of elements")
         return self
 
     @property

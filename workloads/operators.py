@@ -163,6 +163,9 @@ class Attention(Operator):
         if self.heads % self.kv_heads or self.q_tokens > self.kv_tokens:
             raise ConfigError(f"attention {self.name}: heads must be a multiple of kv_heads, and q_tokens at most kv_tokens",
                               key=self.name)
+        if self.window is not None and self.window < 1:
+            raise ConfigError(f"attention {self.name}: window is {self.window}; a positive integer or None is wanted",
+                              key="window", value=self.window)
         q = self.batch * self.q_tokens * self.heads * self.head_dim
         cache = self.batch * self.kv_heads * self.kv_tokens * self.head_dim
         return (q, cache, cache), (q,)

@@ -18,11 +18,11 @@ def gemm(
 ) -> OperatorGraph:
     """C [batch, m, n] = A [batch, m, k] · B [batch, k, n] (+ bias [n])."""
     weight_format, format_ = parse_dtype(weights), parse_dtype(activations)
-    operands = (Tensor("a", (batch, m, k), format_, "input"), Tensor("b", (batch, k, n), weight_format, "weight"))
+    operands = [Tensor("a", (batch, m, k), format_, "input"), Tensor("b", (batch, k, n), weight_format, "weight")]
     if bias:
-        operands += (Tensor("bias", (n,), format_, "weight"),)
+        operands.append(Tensor("bias", (n,), format_, "weight"))
     result = Tensor("c", (batch, m, n), format_, "output")
-    return _alone(Gemm(name="gemm", inputs=operands, outputs=(result,), m=m, n=n, k=k, batch=batch))
+    return _alone(Gemm(name="gemm", inputs=tuple(operands), outputs=(result,), m=m, n=n, k=k, batch=batch))
 
 
 def attention(
@@ -35,8 +35,8 @@ def attention(
     cache = (batch, kv_heads, kv_tokens, head_dim)
     operands = (Tensor("q", shape, format_, "input"), *(Tensor(name, cache, parse_dtype(kv), "kv") for name in ("k", "v")))
     return _alone(Attention(
-        name="attention", inputs=operands, outputs=(Tensor("out", shape, format_, "output"),), group="attention", batch=batch,
-        heads=heads, kv_heads=kv_heads, head_dim=head_dim, q_tokens=q_tokens, kv_tokens=kv_tokens, causal=causal,
+        name="attention", inputs=operands, outputs=(Tensor("out", shape, format_, "output"),), group="attention",
+        batch=batch, heads=heads, kv_heads=kv_heads, head_dim=head_dim, q_tokens=q_tokens, kv_tokens=kv_tokens, causal=causal,
         window=window, scale=1 / math.sqrt(head_dim),
     ))
 

@@ -110,6 +110,9 @@ class Rope(Operator):
     position_start: int = 0
 
     def operand_elements(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self.head_dim % 2:
+            raise ConfigError(f"rope {self.name}: head_dim is {self.head_dim}; it turns pairs, so an even one is wanted",
+                              key="head_dim", value=self.head_dim)
         elements = self.rows * self.heads * self.head_dim
         return (elements,), (elements,)
 

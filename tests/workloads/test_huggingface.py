@@ -1,0 +1,169 @@
+"""Foreign config.json files: what is read, what is ignored, and what each bad one says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tilesim.sim.errors import ConfigError
+from tilesim.workloads import load_model
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 3, "vocab_size": 128, "max_position_embeddings": 256,
+}
+QWEN2 = LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(content):
+        path = tmp_path / "config.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
+        return path
+
+    return put
+
+
+def error_of(path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_model(str(path))
+    return caught.value
+
+
+def test_unknown_keys_are_ignored(write):
+    assert load_model(write(LLAMA | {"rope_scaling": {"factor": 8.0}, "torch_dtype": "bfloat16", "max_length": 20})).layers == 3
+
+
+def test_a_model_is_named_after_the_folder_of_its_config(write, tmp_path):
+    assert load_model(write(LLAMA)).name == tmp_path.name
+
+
+@pytest.mark.parametrize("kv_heads", [{"num_key_value_heads": None}, {}])
+def test_llama_without_kv_heads_is_multi_head(write, kv_heads):
+    content = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"} | kv_heads
+    assert load_model(write(content)).kv_heads == 4
+
+
+def test_one_kv_head_is_multi_query(write):
+    model = load_model(write(LLAMA | {"num_key_value_heads": 1}))
+    assert (model.kv_heads, model.kv_cols, model.q_cols) == (1, 16, 64)
+
+
+def test_llama_biases_follow_their_keys(write):
+    model = load_model(write(LLAMA | {"attention_bias": True, "mlp_bias": True}))
+    assert (model.qkv_bias, model.attention_out_bias, model.mlp_bias) == (True, True, True)
+
+
+def test_qwen2_biases_its_q_k_v_only(write):
+    model = load_model(write(LLAMA | {"model_type": "qwen2"}))
+    assert (model.qkv_bias, model.attention_out_bias, model.mlp_bias) == (True, False, False)
+
+
+def test_gpt2_inner_width_defaults_to_four_times_hidden(write):
+    gpt2 = {"model_type": "gpt2", "n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 32, "vocab_size": 100}
+    assert load_model(write(gpt2)).intermediate == 256
+    assert load_model(write(gpt2 | {"n_inner": 100})).intermediate == 100
+
+
+def test_qwen2_window_begins_at_max_window_layers(write):
+    model = load_model(write(QWEN2))
+    assert [model.window(layer) for layer in range(3)] == [None, None, 16]
+
+
+def test_layer_types_say_where_the_window_begins(write):
+    kinds = ["full_attention", "sliding_attention", "sliding_attention"]
+    model = load_model(write(QWEN2 | {"layer_types": kinds}))
+    assert [model.window(layer) for layer in range(3)] == [None, 16, 16]
+
+
+@pytest.mark.parametrize(("stated", "window"), [({}, 4096), ({"sliding_window": None}, None), ({"sliding_window": 8}, 8)])
+def test_mistral_window_defaults_to_its_class_and_null_switches_it_off(write, stated, window):
+    assert load_model(write(LLAMA | {"model_type": "mistral"} | stated)).window_tokens == window
+
+
+#: (change to the good file, key that the error names, words that it says).
+BAD_VALUES = [
+    ({"model_type": "lama"}, "model_type", "Did you mean 'llama'?"),
+    ({"model_type": ["llama"]}, "model_type", "no model family"),
+    ({"hidden_size": -64}, "hidden_size", "hidden_size is -64: a positive whole number"),
+    ({"hidden_size": 0}, "hidden_size", "positive"),
+    ({"hidden_size": 64.0}, "hidden_size", "whole number"),
+    ({"hidden_size": True}, "hidden_size", "whole number"),
+    ({"hidden_size": "64"}, "hidden_size", "whole number"),
+    ({"num_hidden_layers": 10**12}, "num_hidden_layers", "positive whole number"),
+    ({"intermediate_size": [96, 96, 64]}, "intermediate_size", "whole number"),
+    ({"hidden_size": 66}, "num_attention_heads", "no multiple"),
+    ({"head_dim": 15}, "head_dim", "pairs"),
+    ({"num_key_value_heads": 3}, "num_key_value_heads", "no multiple"),
+    ({"hidden_act": "sillu"}, "hidden_act", "Did you mean 'silu'?"),
+    ({"tie_word_embeddings": "yes"}, "tie_word_embeddings", "true or false"),
+    ({"num_local_experts": 8}, "num_local_experts", "not modelled"),
+    ({"is_encoder_decoder": True}, "is_encoder_decoder", "not modelled"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor", "not modelled"),
+]
+
+
+@pytest.mark.parametrize(("change", "key", "words"), BAD_VALUES)
+def test_a_wrong_value_is_refused_with_file_line_and_key(write, change, key, words):
+    path = write(LLAMA | change)
+    error = error_of(path)
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if f'"{key}"' in text)
+    assert (error.file, error.line, error.key) == (str(path), line, key)
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("key", [key for key in LLAMA if key != "num_key_value_heads"])
+def test_a_missing_key_is_named(write, key):
+    path = write({name: value for name, value in LLAMA.items() if name != key})
+    error = error_of(path)
+    assert (error.file, error.key) == (str(path), key)
+    assert f"lacks the key '{key}'" in str(error)
+
+
+def test_mistral_must_state_its_kv_heads(write):
+    path = write({k: v for k, v in LLAMA.items() if k != "num_key_value_heads"} | {"model_type": "mistral"})
+    assert error_of(path).key == "num_key_value_heads"
+
+
+def test_layers_beyond_any_model_are_refused(write):
+    assert "num_hidden_layers" in str(error_of(write(LLAMA | {"num_hidden_layers": 10_001})))
+
+
+def test_alternating_windows_are_refused(write):
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    assert error_of(write(QWEN2 | {"layer_types": kinds})).key == "layer_types"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ('{"model_type": "llama",\n "hidden_size": 64', 2, "truncated"),
+        ('{"model_type": "lla', 1, "truncated"),
+        ("", 1, "too early"),
+        ('{"model_type": "llama",\n "hidden_size" 64}', 2, "Expecting ':'"),
+        ('{"a": 1,\n "b": [{"c": 1, "a": 2}],\n "a": 3}', 3, "key 'a' stands twice (first on line 1)"),
+        ('{"a": [1, {"b": "x,y{",\n "b": 2}]}', 2, "key 'a.1.b' stands twice"),
+        ("[1, 2]", 1, "object"),
+    ],
+)
+def test_broken_json_is_refused_with_its_line(write, text, line, words):
+    path = write(text)
+    error = error_of(path)
+    assert (error.file, error.line) == (str(path), line)
+    assert words in str(error)
+
+
+def test_a_directory_is_refused_and_the_config_in_it_is_offered(write):
+    folder = write(LLAMA).parent
+    error = error_of(folder)
+    assert "is a directory" in str(error)
+    assert str(folder / "config.json") in str(error)
+
+
+def test_an_unknown_name_offers_the_nearest_model():
+    assert "Did you mean 'llama-3.2-1b'?" in str(error_of("llama-3.2-1B-it"))
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
+    assert "no such file" in str(error_of(tmp_path / "none.json"))
