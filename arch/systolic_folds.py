@@ -70,15 +70,16 @@ def physical_times(
     r_full, c_full = _least(on_rows, rows), _least(on_cols, cols)
     r_last, c_last = on_rows - (row_folds - 1) * rows, on_cols - (col_folds - 1) * cols
 
+    def interval(r: Any) -> Any:
+        return _most(stream, r) if double_buffered or not stationary else stream + r - 1
+
+    preload: Any = r_full if stationary else 0 * r_full
+
     def start(round_: Any) -> Any:
         """When a round starts: the intervals before it, of which those that a ragged fold bounds may be shorter."""
         short = _ragged_rounds(round_, rounds, folds, row_folds, arrays, stationary)
         return preload + (round_ - short) * interval(r_full) + short * interval(r_last)
 
-    def interval(r: Any) -> Any:
-        return _most(stream, r) if double_buffered or not stationary else stream + r - 1
-
-    preload = r_full if stationary else 0 * r_full
     # The last fold to end is the last of its kind: full or ragged in rows, full or ragged in columns.
     end = preload
     for r, back_r in ((r_last, 0), (r_full, 1 * (row_folds > 1))):

@@ -41,7 +41,8 @@ def read_scalesim_config(path: Path) -> ScaleSimRun:
         raise ConfigError(f"section [{_SECTION}] is missing", file=str(path))
     short = _text(reader, path, "Dataflow").lower()
     if short not in DATAFLOWS:
-        raise ConfigError(f"Dataflow is {short!r}, which is no dataflow", file=str(path), key="Dataflow", value=short, allowed=tuple(DATAFLOWS))
+        raise ConfigError(f"Dataflow is {short!r}, which is no dataflow", file=str(path), key="Dataflow", value=short,
+                          allowed=tuple(DATAFLOWS))
     array = SystolicConfig(type="systolic", rows=_number(reader, path, "ArrayHeight"), cols=_number(reader, path, "ArrayWidth"),
                            clock_hz=1.0, dataflow=DATAFLOWS[short], timing="scalesim", dtypes=("int8",), mac_energy_pj={})
     stall_free = reader.get("run_presets", "InterfaceBandwidth", fallback="CALC").strip().upper() == "CALC"

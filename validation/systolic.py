@@ -61,7 +61,8 @@ def _compared(numbered: tuple[int, Mapping[str, str]], path: Path) -> Iterator[R
         raise ConfigError("array, shape and cycles must be whole numbers", file=str(path), line=line) from None
     short = record["dataflow"]
     if short not in DATAFLOWS:
-        raise ConfigError(f"dataflow is {short!r}, which is none", file=str(path), line=line, key="dataflow", value=short, allowed=tuple(DATAFLOWS))
+        raise ConfigError(f"dataflow is {short!r}, which is none", file=str(path), line=line, key="dataflow", value=short,
+                          allowed=tuple(DATAFLOWS))
     config = SystolicConfig(type="systolic", rows=rows, cols=cols, clock_hz=1.0, dataflow=DATAFLOWS[short], timing="scalesim",
                             dtypes=("int8",), mac_energy_pj={})
     case = f"{rows}x{cols}:{short}:{m}x{n}x{k}"

@@ -79,7 +79,8 @@ def _dense(path: Path, line: int, ratio: str) -> None:
     """N:M sparsity of weights other than dense is refused: ignoring it would give the cycles of another layer."""
     kept, of = ratio.split(":", 1)
     if kept.strip() != of.strip():
-        raise ConfigError(f"sparsity is {ratio!r}; only dense layers are read", file=str(path), line=line, key="sparsity", value=ratio, allowed=("1:1",))
+        raise ConfigError(f"sparsity is {ratio!r}; only dense layers are read", file=str(path), line=line, key="sparsity",
+                          value=ratio, allowed=("1:1",))
 
 
 def _number(path: Path, line: int, name: str, fields: Sequence[str], position: int) -> int:
