@@ -13,7 +13,6 @@ linear layers of the blocks) and AWQ (Lin et al., 2024, arXiv:2306.00978) do; *e
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +22,7 @@ from ..sim.errors import ConfigError
 from .decoder import Pass, lower_decoder
 from .graph import OperatorGraph
 from .model import ModelConfig, load_model
+from .tensors import positive_count
 
 Logits = Literal["last", "all"]
 
@@ -73,8 +73,8 @@ def prefill(
 ) -> Workload:
     """The first pass over *prompt* tokens in each of *batch* sequences; see the module's text for what counts."""
     config = load_model(model)
-    tokens = _within(config, "prompt", _positive("prompt", prompt))
-    return Workload(model=config, phase="prefill", batch=_positive("batch", batch), tokens=tokens, context=tokens,
+    tokens = _within(config, "prompt", positive_count("prompt", prompt))
+    return Workload(model=config, phase="prefill", batch=positive_count("batch", batch), tokens=tokens, context=tokens,
                     precision=_precision(config, dtype, weights, activations, kv, embedding), logits=_logits(logits))
 
 
@@ -84,19 +84,9 @@ def decode(
 ) -> Workload:
     """One decode step: the *context*-th token of each of *batch* sequences; see the module's text for what counts."""
     config = load_model(model)
-    return Workload(model=config, phase="decode", batch=_positive("batch", batch), tokens=1,
-                    context=_within(config, "context", _positive("context", context)),
+    return Workload(model=config, phase="decode", batch=positive_count("batch", batch), tokens=1,
+                    context=_within(config, "context", positive_count("context", context)),
                     precision=_precision(config, dtype, weights, activations, kv, embedding))
-
-
-def _positive(key: str, value: int) -> int:
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ConfigError(f"{key} is {value!r}; a positive whole number is wanted", key=key, value=value)
-    return count
 
 
 def _within(model: ModelConfig, key: str, tokens: int) -> int:

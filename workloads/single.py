@@ -1,27 +1,33 @@
 """One operator as a graph of its own, for studies of a single GEMM or attention without a model around it.
 
-The first operand comes from the host (``input``), weights and KV cache lie in memory, the result goes out (``output``).
+Operands that a model would compute come from the host (``input``), weights and KV cache lie in memory, the result goes out
+(``output``).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from ..sim.dtypes import parse_dtype
-from .graph import GraphBuilder, OperatorGraph
+from ..sim.dtypes import DTYPES, DType, parse_dtype
+from ..sim.errors import ConfigError
+from .graph import GraphBuilder, OperatorGraph, program_order
 from .operators import Attention, Gemm, Operator
-from .tensors import Tensor
+from .tensors import Tensor, positive_count
+from .vector import POINTWISE, Elementwise, Norm, Softmax
 
 
 def gemm(
     m: int, n: int, k: int, *, batch: int = 1, bias: bool = False, weights: str = "bf16", activations: str = "bf16",
 ) -> OperatorGraph:
     """C [batch, m, n] = A [batch, m, k] · B [batch, k, n] (+ bias [n])."""
-    weight_format, format_ = parse_dtype(weights), parse_dtype(activations)
-    operands = [Tensor("a", (batch, m, k), format_, "input"), Tensor("b", (batch, k, n), weight_format, "weight")]
+    m, n, k, batch = (positive_count(key, value) for key, value in (("m", m), ("n", n), ("k", k), ("batch", batch)))
+    stored, moved = parse_dtype(weights), parse_dtype(activations)
+    operands = [Tensor("a", (batch, m, k), moved, "input"), Tensor("b", (batch, k, n), stored, "weight")]
     if bias:
-        operands.append(Tensor("bias", (n,), format_, "weight"))
-    result = Tensor("c", (batch, m, n), format_, "output")
+        operands.append(Tensor("bias", (n,), moved, "weight"))
+    result = Tensor("c", (batch, m, n), moved, "output")
     return _alone(Gemm(name="gemm", inputs=tuple(operands), outputs=(result,), m=m, n=n, k=k, batch=batch))
 
 
@@ -30,15 +36,74 @@ def attention(
     causal: bool = True, window: int | None = None, activations: str = "bf16", kv: str = "bf16",
 ) -> OperatorGraph:
     """Attention of the last *q_tokens* of *kv_tokens* tokens; multi-head unless *kv_heads* says otherwise."""
-    kv_heads = heads if kv_heads is None else kv_heads
-    format_, shape = parse_dtype(activations), (batch * q_tokens, heads * head_dim)
-    cache = (batch, kv_heads, kv_tokens, head_dim)
-    operands = (Tensor("q", shape, format_, "input"), *(Tensor(name, cache, parse_dtype(kv), "kv") for name in ("k", "v")))
+    sizes = {"heads": heads, "kv_heads": heads if kv_heads is None else kv_heads, "head_dim": head_dim, "q_tokens": q_tokens,
+             "kv_tokens": kv_tokens, "batch": batch}
+    heads, kv_heads, head_dim, q_tokens, kv_tokens, batch = (positive_count(key, value) for key, value in sizes.items())
+    shape, cache = (batch * q_tokens, heads * head_dim), (batch, kv_heads, kv_tokens, head_dim)
+    moved, stored = parse_dtype(activations), parse_dtype(kv)
+    operands = (Tensor("q", shape, moved, "input"), Tensor("k", cache, stored, "kv"), Tensor("v", cache, stored, "kv"))
     return _alone(Attention(
-        name="attention", inputs=operands, outputs=(Tensor("out", shape, format_, "output"),), group="attention",
-        batch=batch, heads=heads, kv_heads=kv_heads, head_dim=head_dim, q_tokens=q_tokens, kv_tokens=kv_tokens, causal=causal,
-        window=window, scale=1 / math.sqrt(head_dim),
+        name="attention", inputs=operands, outputs=(Tensor("out", shape, moved, "output"),), batch=batch, heads=heads,
+        kv_heads=kv_heads, head_dim=head_dim, q_tokens=q_tokens, kv_tokens=kv_tokens, causal=causal, window=window,
+        scale=1 / math.sqrt(head_dim),
     ))
+
+
+def norm(
+    rows: int, cols: int, *, function: Literal["rmsnorm", "layernorm"] = "rmsnorm", activations: str = "bf16",
+) -> OperatorGraph:
+    """A norm of each row of [rows, cols]; a layernorm with its bias."""
+    x, y, format_ = _rows(rows, cols, activations, 1)
+    names = ("weight", "bias") if function == "layernorm" else ("weight",)
+    weights = tuple(Tensor(name, (cols,), format_, "weight") for name in names)
+    return _alone(Norm(name=function, inputs=(*x, *weights), outputs=(y,), function=function, rows=rows, cols=cols))
+
+
+def softmax(rows: int, cols: int, *, activations: str = "bf16") -> OperatorGraph:
+    """Softmax of each row of [rows, cols]."""
+    x, y, _ = _rows(rows, cols, activations, 1)
+    return _alone(Softmax(name="softmax", inputs=x, outputs=(y,), rows=rows, cols=cols))
+
+
+def elementwise(function: str, rows: int, cols: int, *, activations: str = "bf16") -> OperatorGraph:
+    """A function of ``vector.POINTWISE`` over operands of [rows, cols]."""
+    if function not in POINTWISE:
+        raise ConfigError(f"{function!r} is no pointwise function", key="function", value=function, allowed=tuple(POINTWISE))
+    x, y, _ = _rows(rows, cols, activations, POINTWISE[function].arity)
+    return _alone(Elementwise(name=function, inputs=x, outputs=(y,), function=function, rows=rows, cols=cols))
+
+
+#: Kind → how the options of the command line build it: (options, format of what is stored, format of what is computed on).
+_BUILDERS: dict[str, Callable[[Mapping[str, Any], str, str], OperatorGraph]] = {
+    "gemm": lambda o, stored, moved: gemm(o["m"], o["n"], o["k"], batch=o["batch"], weights=stored, activations=moved),
+    "attention": lambda o, stored, moved: attention(
+        o["heads"], o["head_dim"], o["q"], o["context"], batch=o["batch"], kv_heads=o["kv_heads"], causal=not o["full"],
+        activations=moved, kv=stored),
+    "norm": lambda o, stored, moved: norm(o["rows"], o["cols"], function=o["function"], activations=moved),
+    "softmax": lambda o, stored, moved: softmax(o["rows"], o["cols"], activations=moved),
+    "elementwise": lambda o, stored, moved: elementwise(o["function"], o["rows"], o["cols"], activations=moved),
+}
+
+
+def single_operator(kind: str, options: Mapping[str, Any]) -> tuple[OperatorGraph, dict[str, Any]]:
+    """The graph of the operator *kind* with the sizes in *options*, and the same as plain data for the report.
+
+    ``options["dtype"]`` is the format of all operands; one with group scales is that of the weights or KV cache, beside bf16.
+    """
+    stored = parse_dtype(options["dtype"])
+    moved = DTYPES["bf16"] if stored.group else stored
+    graph = _BUILDERS[kind](options, stored.name, moved.name)
+    (op,) = program_order(graph)
+    return graph, {
+        "operator": op.kind, "name": op.name,
+        "operands": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype.name} for t in (*op.inputs, *op.outputs)],
+    }
+
+
+def _rows(rows: int, cols: int, activations: str, operands: int) -> tuple[tuple[Tensor, ...], Tensor, DType]:
+    shape, format_ = (positive_count("rows", rows), positive_count("cols", cols)), parse_dtype(activations)
+    x = tuple(Tensor(f"x{i}", shape, format_, "input") for i in range(operands))
+    return x, Tensor("y", shape, format_, "output"), format_
 
 
 def _alone(op: Operator) -> OperatorGraph:

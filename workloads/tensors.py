@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -40,3 +41,14 @@ class Tensor:
     def nbytes(self) -> int:
         """Bytes in storage, packed, group scales included."""
         return self.dtype.bytes_for(self.elements)
+
+
+def positive_count(key: str, value: int) -> int:
+    """*value* as a Python int; a ConfigError that names *key* unless it is a positive whole number (numpy's count too)."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ConfigError(f"{key} is {value!r}; a positive whole number is wanted", key=key, value=value)
+    return count
