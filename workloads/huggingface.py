@@ -181,4 +181,4 @@ def read_model(path: Path) -> ModelConfig:
         if keys.has(key) and keys.get(key) not in harmless:
             keys.refuse(key, f"a {family} with this key has shapes that are not modelled",
                         mend="remove the key if it is not meant")
-    return FAMILIES[family](keys, path.parent.name if path.name == "config.json" else path.stem)
+    return FAMILIES[family](keys, path.resolve().parent.name if path.name == "config.json" else path.stem)

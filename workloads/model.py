@@ -102,8 +102,8 @@ def load_model(model: str | Path | ModelConfig) -> ModelConfig:
 
     if isinstance(model, ModelConfig):
         return model
-    if isinstance(model, Path) or Path(model).is_dir():
-        path = Path(model)
+    path = Path(model)
+    if isinstance(model, Path) or (model not in shipped_models() and path.is_dir()):
         if path.is_dir():
             inside = path / "config.json"
             raise ConfigError("is a directory; a model file is wanted", file=str(path), key="model", value=str(model),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tilesim.sim.errors import ConfigError
 from tilesim.workloads import load_model
 
@@ -163,6 +165,46 @@ def test_a_directory_is_refused_and_the_config_in_it_is_offered(write):
 
 def test_an_unknown_name_offers_the_nearest_model():
     assert "Did you mean 'llama-3.2-1b'?" in str(error_of("llama-3.2-1B-it"))
+
+
+def test_a_shipped_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "gpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_model("gpt2").family == "gpt2"
+
+
+def test_a_config_in_the_working_folder_is_named_after_it(write, tmp_path, monkeypatch):
+    write(LLAMA)
+    monkeypatch.chdir(tmp_path)
+    assert load_model("config.json").name == tmp_path.name
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2), max_leaves=4,
+)
+keys = st.sampled_from([*QWEN2, "head_dim", "layer_types", "hidden_act", "tie_word_embeddings", "num_experts", "attention_bias"])
+
+
+@given(changes=st.dictionaries(keys, anything, max_size=3), family=st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_key_holds_the_answer_is_a_model_or_one_clear_error(write, changes, family):
+    path = write(QWEN2 | {"model_type": family} | changes)
+    try:
+        answer = load_model(path)
+    except ConfigError as error:
+        answer = error
+    assert answer.file == str(path) if isinstance(answer, ConfigError) else answer.parameters > 0
+
+
+@given(cut=st.integers(0, 400))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_file_cut_anywhere_is_refused_with_its_line(write, cut):
+    text = json.dumps(LLAMA, indent=1)
+    path = write(text[: min(cut, len(text) - 1)])
+    error = error_of(path)
+    assert error.line is not None
+    assert "is no JSON" in str(error)
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import subprocess
 import sys
 
@@ -101,6 +103,13 @@ def test_each_class_of_tensors_has_its_own_format():
 
 def test_counts_from_numpy_are_accepted():
     assert prefill("gpt2", prompt=np.int64(8), batch=np.int32(2)) == prefill("gpt2", prompt=8, batch=2)
+
+
+def test_a_workload_travels_to_another_process_and_into_json():
+    workload = decode("mistral-7b-v0.1", context=8, weights="int4-g128")
+    assert pickle.loads(pickle.dumps(workload)) == workload
+    assert json.loads(workload.model_dump_json())["precision"]["weights"]["group"] == 128
+    assert hash(workload) == hash(decode("mistral-7b-v0.1", context=8, weights="int4-g128"))
 
 
 BAD_WORKLOADS = [
