@@ -70,6 +70,7 @@ def decode_work(
     dram_bytes = footprint * l2_miss_share(gpu, footprint, warm)
     core_s = np.maximum(core_s, footprint / gpu.l2_bytes_per_s)
     dram_s = dram_bytes / (gpu.dram_stream_bytes_per_s * architecture.decode_stream)
+    dram_s = dram_s + dram_bytes / footprint * architecture.cold_start_us * 1e-6
     launch_s = np.full_like(items, architecture.decode_launch_us * 1e-6)
     flops = 4.0 * batch * heads * kv_len * head_dim
     return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, footprint, dtype)

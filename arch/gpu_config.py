@@ -45,10 +45,13 @@ class GpuArchitecture(Config):
     # --- facts of the SM and of the library's kernels ---
     tiles: tuple[tuple[int, int], ...]      # (m, n) of the thread-block tiles that the matrix library ships
     simt_tiles: tuple[tuple[int, int], ...] = ((128, 128), (128, 64), (64, 64), (32, 64))
+    tiles_by_dtype: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)   # formats with a menu of their own
     shared_memory_per_sm_bytes: Bytes
+    pipeline_stages: Annotated[int, Field(ge=1)]    # k-slices that a main loop keeps in flight at most
     registers_per_sm_bytes: Bytes           # that accumulators may take: the register file, or tensor memory
     sm_l2_bytes_per_cycle: Positive         # width of the SM's port to L2
     overlapped_epilogue: bool               # persistent, warp-specialised kernels store a tile while the next one runs
+    exposed_epilogue: tuple[str, ...] = ()  # formats whose kernels do not, on such an architecture
     multicast: Positive = 1.0               # SMs that one L2 read of a tile reaches (thread-block clusters)
     dram_latency_ns: Positive
     # --- calibrated: launch and pipelines ---
@@ -58,9 +61,12 @@ class GpuArchitecture(Config):
     load_latency_us: Positive               # one main-loop load, under load; with the stages it bounds a lone tile
     split_k_us: NotNegative                 # meeting of the parts of a split reduction
     wave_skew: NotNegative                  # how far SMs drift apart, as a share of a round of tiles
+    cold_start_us: NotNegative              # first touches of cold data: page walks, DRAM ramp
     quantise_us: dict[str, NotNegative] = Field(default_factory=dict)
     no_split_k: tuple[str, ...] = ()        # formats whose kernels do not split the reduction
-    warm_share: Positive                    # share of L2 that a repeated working set may fill and still hit
+    warm_share: Positive                    # share of L2 that just-written activations may fill and still hit
+    warm_weight_share: Positive             # the same of GEMM operands, last read a whole repetition before
+    gemm_l2_share: Share                    # of the L2 peak that tiles of operands reach
     # --- calibrated: fused attention ---
     decode_launch_us: Positive
     decode_cta_us: NotNegative              # one (sequence, kv head) work item: set-up, softmax reduction, store
@@ -87,12 +93,17 @@ class GpuArchitecture(Config):
     sources: tuple[str, ...] = ()
 
 
+    def overlaps_epilogue(self, dtype: str) -> bool:
+        """Whether the stores of a GEMM tile hide behind the main loop of the next one."""
+        return self.overlapped_epilogue and dtype not in self.exposed_epilogue
+
+
 class GpuLibrary(Config):
     """A generation of kernel libraries: how many passes its kernels make. Boards name the one they are measured with."""
 
     name: str
     causal_prefix_skip: bool                # prefill skips the blocks that the causal mask empties
-    gather_bytes_per_cycle_per_sm: Positive
+    bytes_per_cycle_per_sm: dict[str, Positive] = Field(default_factory=dict)   # issue-bound operators
     passes: dict[str, Positive] = Field(default_factory=dict)     # traffic of an operator over its fused least
     kernels: dict[str, Positive] = Field(default_factory=dict)    # launches of an operator, where it is not one
     sources: tuple[str, ...]

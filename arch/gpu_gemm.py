@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .gpu_config import ELEMENT_BYTES, QUANTISED, Gpu
-from .gpu_kernel import OVERLAP_EXPONENT, Array, KernelTime, KernelWork, l2_miss_share, run
+from .gpu_kernel import OVERLAP_EXPONENT, THREAD_BLOCK_START_S, Array, KernelTime, KernelWork, l2_miss_share, run
 
 #: Split factors that libraries offer; stream-K behaves like the best of them.
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -27,6 +27,8 @@ STAGE_K_BYTES = 128
 _SHORTEST_SPLIT_STAGES = 4
 #: Accumulators are fp32.
 _ACCUMULATOR_BYTES = 4
+#: The tile that `tile_overhead_us` is stated for: a prologue fills, and an epilogue drains, in proportion to the area.
+_OVERHEAD_TILE = 128.0 * 128.0
 #: Resident thread blocks an SM is given at most by GEMM kernels.
 _MOST_RESIDENT = 4
 #: Share of L2 that one kernel's operand slabs can hold between rounds; the rest streams through. ASSUMED; a wrong value
@@ -47,6 +49,7 @@ def menu(gpu: Gpu, dtype: str) -> Menu:
     """What the library ships for *dtype* on this architecture."""
     architecture = gpu.architecture
     tiles = architecture.tiles if gpu.runs_on_tensor_cores(dtype) else architecture.simt_tiles
+    tiles = architecture.tiles_by_dtype.get(dtype, tiles)
     splits = SPLITS if dtype not in architecture.no_split_k else (1,)
     entries = np.array([(tm, tn, s) for tm, tn in tiles for s in splits], dtype=float)
     return Menu(entries[:, 0], entries[:, 1], entries[:, 2])
@@ -121,12 +124,19 @@ def _candidates(
     outputs = shapes.batch * shapes.m * shapes.n
     partial_bytes = np.where(split > 1, 2.0 * split * outputs * _ACCUMULATOR_BYTES, 0.0)
     l2_bytes = shapes.batch * tiles_m * tiles_n * operand_bytes + outputs * shapes.out_bytes + partial_bytes
-    core_s = np.maximum(core_s, l2_bytes / gpu.l2_bytes_per_s)
+    l2_rate = gpu.l2_bytes_per_s * gpu.architecture.gemm_l2_share
+    core_s = np.maximum(core_s, l2_bytes / l2_rate)
 
-    dram_bytes = _dram_bytes(gpu, shapes, entries, tiles_m, tiles_n, warm)
+    operands = shapes.batch * (shapes.m * shapes.k * shapes.in_bytes + shapes.k * shapes.n * shapes.weight_bytes)
+    store_bytes = outputs * shapes.out_bytes
+    read_misses = l2_miss_share(gpu, operands + store_bytes, warm, gpu.architecture.warm_weight_share)
+    store_misses = l2_miss_share(gpu, store_bytes, warm)
     spilled = np.where(partial_bytes > _SLAB_SHARE_OF_L2 * gpu.device.l2_bytes, partial_bytes, 0.0)
-    dram_bytes = dram_bytes + spilled
-    dram_s = dram_bytes / gpu.dram_stream_bytes_per_s
+    dram_bytes = read_misses * _read_bytes(gpu, shapes, entries, tiles_m, tiles_n) + store_misses * store_bytes + spilled
+    dram_s = dram_bytes / gpu.dram_stream_bytes_per_s + read_misses * gpu.architecture.cold_start_us * 1e-6
+    if not gpu.architecture.overlaps_epilogue(dtype):
+        # Loads, products and stores of a tile come one after another; all SMs store at much the same time.
+        core_s = core_s + store_bytes * (store_misses / gpu.dram_stream_bytes_per_s + (1.0 - store_misses) / l2_rate)
     step_k = STAGE_K_BYTES / max(shapes.in_bytes, shapes.weight_bytes)
     issued = 2.0 * shapes.batch * tiles_m * entries.tile_m * tiles_n * entries.tile_n * np.maximum(
         shapes.k, steps * split * step_k)
@@ -145,29 +155,30 @@ def _core_seconds(
     step_bytes = (entries.tile_m * shapes.in_bytes + entries.tile_n * shapes.weight_bytes) * step_k
     port_s = step_bytes / architecture.sm_l2_bytes_per_cycle * cycle_s
 
+    per_sm = np.ceil(blocks / device.sms)
     accumulators = entries.tile_m * entries.tile_n * _ACCUMULATOR_BYTES
     resident = np.clip(np.floor(architecture.registers_per_sm_bytes / accumulators), 1, _MOST_RESIDENT)
-    in_flight = np.maximum(1.0, np.floor(architecture.shared_memory_per_sm_bytes / resident / step_bytes))
+    resident = np.minimum(resident, per_sm)
+    in_flight = np.clip(np.floor(architecture.shared_memory_per_sm_bytes / resident / step_bytes), 1.0,
+                        architecture.pipeline_stages)
     latency_s = architecture.load_latency_us * 1e-6 / in_flight
 
-    per_sm = np.ceil(blocks / device.sms)
-    resident = np.minimum(resident, per_sm)
     rounds = np.ceil(per_sm / resident)
     loop_s = np.maximum(per_sm * steps * np.maximum(math_s, port_s), rounds * steps * latency_s)
-    exposed = 1.0 if architecture.overlapped_epilogue else rounds
+    exposed = 1.0 if architecture.overlaps_epilogue(dtype) else rounds
+    exposed = exposed * (entries.tile_m * entries.tile_n / _OVERHEAD_TILE)
     skew_s = architecture.wave_skew * np.minimum(per_sm, 1.0 + resident) * steps * math_s
     tile_s = architecture.tile_overhead_us * 1e-6 * exposed
     result: Array = loop_s + skew_s + tile_s
     return result
 
 
-def _dram_bytes(
-    gpu: Gpu, shapes: _Shapes, entries: Menu, tiles_m: Array, tiles_n: Array, warm: NDArray[np.bool_],
+def _read_bytes(
+    gpu: Gpu, shapes: _Shapes, entries: Menu, tiles_m: Array, tiles_n: Array,
 ) -> Array:
-    """DRAM traffic with the tiles of a round rasterised in a near-square block, and slabs kept in L2 while they fit."""
+    """DRAM reads of cold operands, with the tiles of a round rasterised in a near-square block, and slabs kept in L2 while they fit."""
     in_bytes = shapes.m * shapes.k * shapes.in_bytes
     weight_bytes = shapes.k * shapes.n * shapes.weight_bytes
-    out_bytes = shapes.m * shapes.n * shapes.out_bytes
     room = _SLAB_SHARE_OF_L2 * gpu.device.l2_bytes
 
     block_m = np.clip(np.sqrt(gpu.device.sms * entries.tile_n / entries.tile_m), 1, tiles_m)
@@ -179,9 +190,7 @@ def _dram_bytes(
         weight_slab <= room, 1.0, sweeps_m)
     by_row = weight_bytes * np.where(weight_bytes <= room, 1.0, sweeps_m) + in_bytes * np.where(
         in_slab <= room, 1.0, sweeps_n)
-    footprint = shapes.batch * (in_bytes + weight_bytes + out_bytes)
-    missing = l2_miss_share(gpu, footprint, warm)
-    result: Array = missing * shapes.batch * (np.minimum(by_column, by_row) + out_bytes)
+    result: Array = shapes.batch * np.minimum(by_column, by_row)
     return result
 
 
@@ -192,10 +201,12 @@ def _with_quantisation(
     elements = np.atleast_1d(np.asarray(m, dtype=float) * np.asarray(k, dtype=float) * np.asarray(batch, dtype=float))
     moved = elements * (2.0 + ELEMENT_BYTES[dtype])
     to_dram = moved * l2_miss_share(gpu, moved, l2_warm)
+    rows = np.atleast_1d(np.asarray(m, dtype=float) * np.asarray(batch, dtype=float))
+    rows_s = np.ceil(rows / gpu.device.sms) * THREAD_BLOCK_START_S         # one thread block finds the scale of one row
     launch_s = gpu.architecture.quantise_us.get(dtype, gpu.architecture.quantise_us.get("fp8", gpu.architecture.launch_us))
     return KernelWork(
         launch_s=work.launch_s + launch_s * 1e-6,
-        core_s=work.core_s + moved / gpu.l2_bytes_per_s,
+        core_s=work.core_s + np.maximum(moved / gpu.l2_bytes_per_s, rows_s),
         dram_s=work.dram_s + to_dram / (gpu.dram_stream_bytes_per_s * gpu.architecture.vector_stream),
         flops=work.flops, issued_flops=work.issued_flops, dram_bytes=work.dram_bytes + to_dram,
         l2_bytes=work.l2_bytes + moved, dtype=work.dtype,

@@ -18,6 +18,9 @@ Array = NDArray[np.float64]
 #: Exponent of the norm that joins SM time and DRAM time. ∞ would be perfect overlap (the maximum), 1 none. Fills, drains
 #: and ragged waves leave a part uncovered. ASSUMED equal on all devices; the ablation in docs/gpu.md shows its weight.
 OVERLAP_EXPONENT = 4.0
+#: Time an SM needs for each further small thread block. Counted on kernels of one row per block: quantising 32768 short rows
+#: takes 8–14 µs on 132–188 SMs (measured GEMM rows with k = 32 in 8 bits, less those in 16 bits).
+THREAD_BLOCK_START_S = 50e-9
 #: No board throttles below this share of its boost clock while it can still run (the base clock of data sheets is
 #: 0.3–0.8 of the boost clock).
 LOWEST_CLOCK_SHARE = 0.25
@@ -114,12 +117,12 @@ def run(gpu: Gpu, work: KernelWork) -> KernelTime:
     )
 
 
-def l2_miss_share(gpu: Gpu, footprint_bytes: Array, l2_warm: Array | bool) -> Array:
+def l2_miss_share(gpu: Gpu, footprint_bytes: Array, l2_warm: Array | bool, share_of_l2: float | None = None) -> Array:
     """Share of a kernel's compulsory traffic that goes to DRAM, when the same data was touched just before (*l2_warm*).
 
-    All hits up to `warm_share` of L2; hashed replacement lets the hits fade out over the next as much again.
+    All hits up to *share_of_l2* (`warm_share` unless given); hashed replacement lets the hits fade out over as much again.
     """
-    reach = gpu.architecture.warm_share * gpu.device.l2_bytes
+    reach = (share_of_l2 or gpu.architecture.warm_share) * gpu.device.l2_bytes
     missing = np.clip(np.asarray(footprint_bytes) / reach - 1.0, 0.0, 1.0)
     share: Array = np.where(np.asarray(l2_warm, dtype=bool), missing, 1.0)
     return share

@@ -52,14 +52,14 @@ def vector_work(
     flops = elements * FLOPS_PER_ELEMENT[op]
     lanes_s = flops / (device.fp32_flops_per_cycle_per_sm / 2.0 * device.sms * device.clock_hz)
     core_s = np.maximum(moved / (gpu.l2_bytes_per_s * architecture.vector_l2_share), lanes_s)
-    if op == "embed":
-        core_s = np.maximum(core_s, _gather_seconds(gpu, m, moved))
+    if op in library.bytes_per_cycle_per_sm:
+        core_s = np.maximum(core_s, _issue_seconds(gpu, m, least_bytes, library.bytes_per_cycle_per_sm[op]))
     launch_s = np.full_like(m, kernels * architecture.vector_launch_us * 1e-6)
     return KernelWork(launch_s, core_s, dram_s, flops, flops, dram_bytes, moved, "fp32")
 
 
-def _gather_seconds(gpu: Gpu, rows: Array, moved_bytes: Array) -> Array:
-    """An embedding look-up is bound by the rate at which SMs turn indices into addresses, not by DRAM."""
+def _issue_seconds(gpu: Gpu, rows: Array, least_bytes: Array, bytes_per_cycle_per_sm: float) -> Array:
+    """Kernels with one narrow load per thread and index arithmetic around it are bound by their instructions."""
     active = np.minimum(gpu.device.sms, rows)
-    result: Array = moved_bytes / (active * gpu.library.gather_bytes_per_cycle_per_sm * gpu.device.clock_hz)
+    result: Array = least_bytes / (active * bytes_per_cycle_per_sm * gpu.device.clock_hz)
     return result

@@ -1,0 +1,388 @@
+"""Fits the calibrated constants of each GPU architecture to measured rows, and says how well they hold elsewhere.
+
+    python -m tilesim.validation.calibrate_gpu REFERENCE [--write] [--cross-validate] [--leave-one-out] [--ablate]
+
+Per architecture, never per row or per board. The loss is the mean absolute logarithm of predicted over measured time (a row
+counts 0 inside its measured spread, plus a quarter of its distance from the median, so that the fit does not hide at an edge
+of the spread), capped so that a few odd rows do not steer, plus a prior that holds each constant near its physical guess.
+The search is a coordinate search in the logarithm with shrinking steps: deterministic, no randomness, same result each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..arch.gpu_config import DEVICE_FOLDER, Gpu, GpuArchitecture, shipped_gpus
+from ..sim import yaml_reader
+from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, RawRow, number, predict_group, read_table, split_by
+
+#: Flags of rows that no hardware model should be fitted to (contract of `tilesim validate`).
+SKIPPED_FLAGS = ("launch_overhead", "coarse_1us", "active_experts_uncertain", "extrapolated_from_one_layer")
+#: Beyond this |ln(predicted/measured)| a row pulls no harder.
+_LOSS_CAP = 0.7
+#: Weight of the distance from the median inside the measured spread.
+_MEDIAN_WEIGHT = 0.25
+#: Rows below 20 µs are nearly all overhead: they weigh half. Power rows weigh as much as times.
+_SHORT_ROW_US, _SHORT_ROW_WEIGHT = 20.0, 0.5
+#: Power readings of shorter kernels are unreliable (sensor window; reference README).
+_POWER_FROM_US = 100.0
+_STEPS = (2.5, 1.5, 1.2, 1.08, 1.03)
+_SWEEPS_PER_STEP = 2
+_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One fitted constant: its field (and key), the rows that show it, and the spread of its prior (in ln)."""
+
+    field: str
+    key: str | None
+    ops: tuple[str, ...]
+    dtypes: tuple[str, ...] = ()            # empty: all formats
+    prior_ln: float = 0.5
+    low: float = 1e-3
+    high: float = 1e4
+
+    @property
+    def name(self) -> str:
+        return self.field if self.key is None else f"{self.field}.{self.key}"
+
+    def get(self, architecture: GpuArchitecture) -> float | None:
+        value = getattr(architecture, self.field)
+        return value.get(self.key) if self.key is not None else value
+
+    def set(self, architecture: GpuArchitecture, value: float) -> GpuArchitecture:
+        if self.key is None:
+            return architecture.model_copy(update={self.field: value})
+        return architecture.model_copy(update={self.field: getattr(architecture, self.field) | {self.key: value}})
+
+
+_HALF = ("fp16", "bf16")
+_VECTOR = ("rmsnorm", "add_rmsnorm", "layernorm", "softmax", "activation", "rope", "add", "embed")
+PARAMETERS = (
+    Parameter("launch_us", None, ("gemm",)),
+    Parameter("matmul_efficiency", "fp16", ("gemm",), _HALF, 0.2, high=1.0),
+    Parameter("matmul_efficiency", "fp32", ("gemm",), ("fp32",), 0.3, high=1.0),
+    Parameter("matmul_efficiency", "fp8", ("gemm",), ("fp8",), 0.3, high=1.0),
+    Parameter("matmul_efficiency", "fp8_block", ("gemm",), ("fp8_block",), 0.3, high=1.0),
+    Parameter("matmul_efficiency", "nvfp4", ("gemm",), ("nvfp4",), 0.3, high=1.0),
+    Parameter("tile_overhead_us", None, ("gemm",)),
+    Parameter("load_latency_us", None, ("gemm",)),
+    Parameter("split_k_us", None, ("gemm",)),
+    Parameter("wave_skew", None, ("gemm",)),
+    Parameter("cold_start_us", None, ("gemm",)),
+    Parameter("warm_share", None, ("gemm", *_VECTOR), (), 1.0, high=1.0),
+    Parameter("warm_weight_share", None, ("gemm",), (), 1.0, high=1.0),
+    Parameter("gemm_l2_share", None, ("gemm",), (), 0.2, high=1.0),
+    Parameter("quantise_us", "fp8", ("gemm",), ("fp8",)),
+    Parameter("quantise_us", "fp8_block", ("gemm",), ("fp8_block",)),
+    Parameter("quantise_us", "nvfp4", ("gemm",), ("nvfp4",)),
+    Parameter("pj_per_flop", "fp32", ("gemm",), ("fp32",), 0.3),
+    Parameter("pj_per_flop", "fp16", ("gemm",), _HALF, 0.3),
+    Parameter("pj_per_flop", "fp8", ("gemm",), ("fp8", "fp8_block"), 0.3),
+    Parameter("pj_per_flop", "fp4", ("gemm",), ("nvfp4",), 0.3),
+    Parameter("decode_launch_us", None, ("attention_decode",)),
+    Parameter("decode_cta_us", None, ("attention_decode",)),
+    Parameter("decode_stream", None, ("attention_decode",), (), 0.15, high=1.0),
+    Parameter("decode_block_gb_per_s", None, ("attention_decode",)),
+    Parameter("prefill_launch_us", None, ("attention_prefill",)),
+    Parameter("prefill_cta_us", None, ("attention_prefill",)),
+    Parameter("prefill_efficiency", None, ("attention_prefill",), (), 0.3, high=1.0),
+    Parameter("softmax_overlap", None, ("attention_prefill",), (), 0.5, low=0.02, high=1.0),
+    Parameter("vector_launch_us", None, _VECTOR),
+    Parameter("vector_stream", None, _VECTOR, (), 0.15, high=1.0),
+    Parameter("vector_l2_share", None, _VECTOR, (), 0.5, high=1.0),
+    Parameter("moe_launch_us", None, ("moe",)),
+    Parameter("moe_efficiency", None, ("moe",), (), 0.5, high=1.0),
+    Parameter("moe_stream", None, ("moe",), (), 0.2, high=1.0),
+)
+#: An architecture without rows takes the constants of this one (also used to leave out an architecture's only board).
+NEAREST = {"pascal": "volta", "volta": "turing", "turing": "volta", "ampere": "ampere-ga102", "ampere-ga102": "ampere",
+           "ampere-orin": "ampere", "ada": "blackwell-rtx", "blackwell-rtx": "ada", "hopper": "blackwell",
+           "blackwell": "hopper", "cdna1": "cdna2", "cdna2": "cdna1", "cdna3": "cdna2", "cdna4": "cdna2", "rdna2": "cdna2"}
+
+
+PRIORS = Path(__file__).resolve().parent / "data" / "gpu_priors.yaml"
+
+
+def with_priors(gpus: Mapping[str, Gpu]) -> dict[str, Gpu]:
+    """*gpus* with every calibrated constant back at its prior: where each calibration starts, so that it always ends alike."""
+    document = yaml_reader.parse(yaml_reader.read_text(PRIORS), str(PRIORS))
+    architectures: dict[str, GpuArchitecture] = {}
+    for gpu in gpus.values():
+        architecture = gpu.architecture
+        if architecture.name in architectures:
+            continue
+        for parameter in PARAMETERS:
+            value = document.value.get(architecture.name, {}).get(parameter.name)
+            if value is not None:
+                architecture = parameter.set(architecture, float(value))
+        architectures[architecture.name] = architecture
+    return {name: replace(gpu, architecture=architectures[gpu.architecture.name]) for name, gpu in gpus.items()}
+
+
+def read_reference(reference: Path) -> list[dict[str, str]]:
+    """Calibration rows: kernel times, and power readings of kernels long enough to trust."""
+    rows: list[dict[str, str]] = []
+    for path in sorted(reference.glob("*.csv")):
+        table = read_table(path)
+        if table and set(table[0]) >= MEASURED_COLUMNS:
+            rows += [row for row in table if row["op"] in KERNEL_OPS and number(row, "median_us") > 0]
+    return [row for row in rows if not set((row["flag"] or "").split()) & set(SKIPPED_FLAGS)]
+
+
+def is_power(row: RawRow) -> bool:
+    return number(row, "power_w") > 0 and number(row, "median_us", 0.0) >= _POWER_FROM_US
+
+
+def row_loss(rows: Sequence[RawRow], seconds: np.ndarray, power_w: np.ndarray) -> np.ndarray:
+    """The loss of each row: |ln| outside its spread, and a part of |ln| to its median."""
+    median = np.array([number(r, "median_us") for r in rows]) * 1e-6
+    spread = np.array([number(r, "n_meas", 1.0) >= 2 for r in rows])
+    low = np.array([number(r, "us_lo") for r in rows]) * 1e-6
+    high = np.array([number(r, "us_hi") for r in rows]) * 1e-6
+    low, high = np.where(spread & (low > 0), low, median), np.where(spread & (high > 0), high, median)
+    outside = np.abs(np.log(seconds / np.clip(seconds, low, high)))
+    loss = np.minimum(outside, _LOSS_CAP) + _MEDIAN_WEIGHT * np.minimum(np.abs(np.log(seconds / median)), _LOSS_CAP)
+    loss = loss * np.where(median < _SHORT_ROW_US * 1e-6, _SHORT_ROW_WEIGHT, 1.0)
+    measured_w = np.array([number(r, "power_w") if is_power(r) else float("nan") for r in rows])
+    watts = np.minimum(np.abs(np.log(power_w / measured_w)), _LOSS_CAP)
+    return np.asarray(loss + np.where(np.isnan(watts), 0.0, watts))
+
+
+class Calibration:
+    """The rows of one architecture, grouped for evaluation, and the search over its constants."""
+
+    def __init__(self, architecture: GpuArchitecture, rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> None:
+        self.prior = architecture
+        self.groups = [(gpus[device], op, dtype, members)
+                       for (device, op, dtype), members in split_by(rows, "device", "op", "dtype").items()]
+
+    def loss(self, architecture: GpuArchitecture, parameter: Parameter | None = None) -> float:
+        """Mean loss over the rows that show *parameter* (all rows without it) and the priors."""
+        losses = [
+            row_loss(members, time.seconds, time.power_w)
+            for gpu, op, dtype, members in self.groups
+            if parameter is None or (op in parameter.ops and (not parameter.dtypes or dtype in parameter.dtypes))
+            for time in [predict_group(replace(gpu, architecture=architecture), op, dtype, members)]
+        ]
+        return float(np.mean(np.concatenate(losses))) if losses else 0.0
+
+    def _penalty(self, parameter: Parameter, value: float) -> float:
+        prior = parameter.get(self.prior)
+        if not prior:
+            return 0.0
+        return 0.01 * (np.log(value / prior) / parameter.prior_ln) ** 2
+
+    def fit(self, parameters: Iterable[Parameter] = PARAMETERS) -> GpuArchitecture:
+        """The architecture with its shown constants fitted; a constant that no row shows keeps its prior."""
+        best = self.prior
+        shown = [p for p in parameters if p.get(best) is not None and any(
+            op in p.ops and (not p.dtypes or dtype in p.dtypes) for _, op, dtype, _ in self.groups)]
+        for step in _STEPS:
+            for _ in range(_SWEEPS_PER_STEP):
+                for parameter in shown:
+                    best = self._search(best, parameter, step)
+        return best
+
+    def _search(self, best: GpuArchitecture, parameter: Parameter, step: float) -> GpuArchitecture:
+        """Walk one constant up or down by *step* while the loss of its rows falls."""
+        start = parameter.get(best)
+        assert start is not None
+        current, lowest = start, self.loss(best, parameter) + self._penalty(parameter, start)
+        for factor in (step, 1.0 / step):
+            moved = False
+            while True:
+                value = float(np.clip(current * factor, parameter.low, parameter.high))
+                if value == current:
+                    break
+                trial = parameter.set(best, value)
+                loss = self.loss(trial, parameter) + self._penalty(parameter, value)
+                if loss >= lowest - 1e-6:
+                    break
+                best, current, lowest, moved = trial, value, loss, True
+            if moved:
+                break
+        return best
+
+
+def fold_of(row: RawRow) -> int:
+    """The fold of a row's shape: the same on every board, so that a shape is never on both sides."""
+    key = "|".join(str(row.get(c) or "") for c in ("op", "m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len"))
+    return int(hashlib.sha1(key.encode()).hexdigest(), 16) % _FOLDS
+
+
+def rows_by_architecture(rows: Iterable[RawRow], gpus: Mapping[str, Gpu]) -> dict[str, list[RawRow]]:
+    result: dict[str, list[RawRow]] = defaultdict(list)
+    for row in rows:
+        if row["device"] in gpus:
+            result[gpus[row["device"]].architecture.name].append(row)
+    return dict(result)
+
+
+def fit_all(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> dict[str, GpuArchitecture]:
+    """Every architecture that has rows, fitted to them."""
+    fitted = {}
+    for name, members in rows_by_architecture(rows, gpus).items():
+        prior = next(g.architecture for g in gpus.values() if g.architecture.name == name)
+        fitted[name] = Calibration(prior, members, gpus).fit()
+    return fitted
+
+
+def predict_seconds(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], architectures: Mapping[str, GpuArchitecture]) -> np.ndarray:
+    """Predicted seconds of *rows* with other constants for the architectures in *architectures*."""
+    index = {id(row): i for i, row in enumerate(rows)}
+    seconds = np.full(len(rows), np.nan)
+    for (device, op, dtype), members in split_by(rows, "device", "op", "dtype").items():
+        gpu = gpus[device]
+        gpu = replace(gpu, architecture=architectures.get(gpu.architecture.name, gpu.architecture))
+        seconds[[index[id(row)] for row in members]] = predict_group(gpu, op, dtype, members).seconds
+    return seconds
+
+
+def cross_validated(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.ndarray:
+    """Seconds for each row, from constants fitted to the other folds of shapes."""
+    folds = np.array([fold_of(row) for row in rows])
+    seconds = np.full(len(rows), np.nan)
+    for fold in range(_FOLDS):
+        fitted = fit_all([row for row, f in zip(rows, folds, strict=True) if f != fold], gpus)
+        held = [row for row, f in zip(rows, folds, strict=True) if f == fold]
+        seconds[folds == fold] = predict_seconds(held, gpus, fitted)
+    return seconds
+
+
+def leave_one_device_out(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.ndarray:
+    """Seconds for each row, from constants that no row of its board took part in."""
+    devices = np.array([row["device"] for row in rows])
+    seconds = np.full(len(rows), np.nan)
+    for device in dict.fromkeys(devices):
+        gpu = gpus[device]
+        siblings = [r for r in rows if r["device"] != device and gpus[r["device"]].architecture.name == gpu.architecture.name]
+        if siblings:
+            constants = Calibration(gpu.architecture, siblings, gpus).fit()
+        else:
+            constants = borrowed(gpu.architecture, next(
+                g.architecture for g in gpus.values() if g.architecture.name == NEAREST[gpu.architecture.name]))
+        held = [row for row in rows if row["device"] == device]
+        seconds[devices == device] = predict_seconds(held, gpus, {gpu.architecture.name: constants})
+    return seconds
+
+
+def borrowed(architecture: GpuArchitecture, donor: GpuArchitecture) -> GpuArchitecture:
+    """*architecture* with its facts and the calibrated constants of *donor*, where the donor has them."""
+    result = architecture
+    for parameter in PARAMETERS:
+        value = parameter.get(donor)
+        if value is not None and parameter.get(architecture) is not None:
+            result = parameter.set(result, value)
+    return result
+
+
+def write_architecture(path: Path, architecture: GpuArchitecture, devices: Iterable[str]) -> None:
+    """Replace the calibrated values in the YAML at *path*, leaving facts and comments as they are."""
+    text = path.read_text(encoding="utf-8")
+    for field in dict.fromkeys(p.field for p in PARAMETERS):
+        value = getattr(architecture, field)
+        shown = "{" + ", ".join(f"{k}: {v:.4g}" for k, v in value.items()) + "}" if isinstance(value, dict) else f"{value:.4g}"
+        text = re.sub(rf"^{field}:[^#\n]*", lambda _, s=f"{field}: {shown}": s, text, flags=re.MULTILINE)
+    listed = "calibrated_on: [" + ", ".join(sorted(set(devices))) + "]"
+    if re.search(r"^calibrated_on:", text, flags=re.MULTILINE):
+        text = re.sub(r"^calibrated_on:.*$", lambda _: listed, text, flags=re.MULTILINE)
+    else:
+        text = text.replace("# --- calibrated by", f"{listed}\n# --- calibrated by", 1)
+    path.write_text(text, encoding="utf-8")
+
+
+def report(rows: Sequence[RawRow], seconds: np.ndarray, title: str, key: Callable[[RawRow], str]) -> str:
+    """A Markdown table of the error (scored as the contract says) by *key*, rows of 20 µs and more."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row, got in zip(rows, seconds, strict=True):
+        if not is_timed(row):
+            continue
+        groups[key(row)].append(scored_error(row, float(got)))
+    lines = [f"### {title}", "", "| group | rows | MAPE % | median % |", "|---|---|---|---|"]
+    for name, errors in sorted(groups.items()):
+        absolute = 100 * np.abs(errors)
+        lines.append(f"| {name} | {len(errors)} | {absolute.mean():.1f} | {np.median(absolute):.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def is_timed(row: RawRow) -> bool:
+    return not number(row, "power_w") > 0
+
+
+def scored_error(row: RawRow, seconds: float) -> float:
+    """The contract's relative error: 0 inside the spread, else from its nearer edge, over the median."""
+    median, got = number(row, "median_us"), seconds * 1e6
+    low, high = number(row, "us_lo"), number(row, "us_hi")
+    near = min(max(got, low), high) if number(row, "n_meas", 1) >= 2 and low > 0 and high > 0 else median
+    return (got - near) / median
+
+
+def size_key(row: RawRow) -> str:
+    op = row["op"] if row["op"] not in _VECTOR else "vector"
+    return f"{op} {'≥20us' if number(row, 'median_us') >= _SHORT_ROW_US else '<20us'}"
+
+
+def ablation(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture]) -> str:
+    """What each constant buys: the error of its operators' long rows with the constant back at its prior, everything else fitted."""
+    lines = ["| constant | operators | MAPE fitted % | MAPE at prior % |", "|---|---|---|---|"]
+    for parameter in PARAMETERS:
+        members = [r for r in rows if r["op"] in parameter.ops and (not parameter.dtypes or r["dtype"] in parameter.dtypes)
+                   and is_timed(r)]
+        if not members:
+            continue
+        without = {}
+        for name, architecture in fitted.items():
+            prior = parameter.get(next(g.architecture for g in gpus.values() if g.architecture.name == name))
+            without[name] = architecture if prior is None else parameter.set(architecture, prior)
+        shown = [_mape(members, predict_seconds(members, gpus, table)) for table in (fitted, without)]
+        ops = parameter.ops[0] if len(parameter.ops) == 1 else "several"
+        lines.append(f"| {parameter.name} | {ops} {' '.join(parameter.dtypes)} | {shown[0]:.1f} | {shown[1]:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mape(rows: Sequence[RawRow], seconds: np.ndarray) -> float:
+    return float(100 * np.mean([abs(scored_error(r, float(s))) for r, s in zip(rows, seconds, strict=True)]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="calibrate_gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("reference", type=Path)
+    parser.add_argument("--write", action="store_true", help="write the fitted constants into configs/gpus/architectures")
+    parser.add_argument("--cross-validate", action="store_true")
+    parser.add_argument("--leave-one-out", action="store_true")
+    parser.add_argument("--ablate", action="store_true")
+    options = parser.parse_args(arguments)
+    gpus = with_priors(shipped_gpus())
+    rows = read_reference(options.reference)
+    by_architecture = rows_by_architecture(rows, gpus)
+    known = [row for row in rows if row["device"] in gpus]
+    fitted = fit_all(known, gpus)
+    out = sys.stdout.write
+    out(report(known, predict_seconds(known, gpus, fitted), "Fitted", size_key))
+    if options.cross_validate:
+        seconds = cross_validated(known, gpus)
+        out(report(known, seconds, "Cross-validated over shapes", size_key))
+    if options.leave_one_out:
+        out(report(known, leave_one_device_out(known, gpus), "Leave one device out", lambda r: f"{r['device']} {size_key(r)}"))
+    if options.ablate:
+        out(ablation(known, gpus, fitted))
+    if options.write:
+        for name, architecture in fitted.items():
+            write_architecture(DEVICE_FOLDER / "architectures" / f"{name}.yaml", architecture,
+                               (row["device"] for row in by_architecture[name]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
