@@ -15,7 +15,7 @@ Order and waiting
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,8 +32,8 @@ Ranges = npt.NDArray[np.int64]
 class TensorPlace:
     """A tensor of the run and where it lives: at *address* in ``memory`` (a DRAM part) or resident in ``memory`` (an SRAM part).
 
-    ``order`` gives the storage order for the interpreter: storage position *i* holds logical element ``order[i]`` (C order
-    of *shape*); None means C order. Storage is packed in units of ``dtype`` groups (see :func:`storage_bytes`).
+    ``order()`` gives the storage order, for the interpreter: storage position *i* holds logical element ``order()[i]`` (C order
+    of *shape*); None means C order. Storage is packed in whole units: bytes of sub-byte elements, groups beside their scale.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TensorPlace:
     address: int
     nbytes: int
     resident: bool = False
-    order: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    order: Callable[[], npt.NDArray[np.int64]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def elements(self) -> int:
@@ -225,6 +225,10 @@ class SegmentBuilder:
         self._readers: dict[tuple[str, int], list[int]] = {}
         self._stored: list[tuple[int, int, int, int]] = []      # operand, start, end, record
         self._macs = 0
+
+    def __len__(self) -> int:
+        """Records so far; the last one appended is number ``len − 1``."""
+        return len(self._records)
 
     def buffer(self, name: str, pool: str, elements: int, dtype: DType) -> int:
         """A new tile buffer; it is owned from its first record to its last."""
