@@ -1,0 +1,154 @@
+"""Attention's choices: the shape it is mapped as, its unit, its tiles, and which keys each tile of queries must see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..arch.systolic import gemm_cycles
+from ..workloads.operators import Attention
+from .gemm import check_format
+from .target import ACCUMULATORS, ACTIVATION, STREAM, TILE_BYTES, VECTOR, Site
+from .tiles import Operand, must_dequantize, tiles
+
+#: Keys that the lanes take at a time at most; ASSUMED: a longer row of scores saves no work, only records.
+_LANE_KEYS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The shape that attention is mapped as: *batch* sequences of *kv_heads* heads, *group* query heads to each.
+
+    With one new token a sequence, sequences and heads become one axis: rows of q, K and V lie as if of one sequence.
+    """
+
+    batch: int
+    kv_heads: int
+    group: int
+    head_dim: int
+    q_tokens: int
+    kv_tokens: int
+
+    @classmethod
+    def of(cls, op: Attention) -> Heads:
+        """The shape of *op*."""
+        group = op.heads // op.kv_heads
+        if op.q_tokens == 1:
+            return cls(1, op.batch * op.kv_heads, group, op.head_dim, 1, op.kv_tokens)
+        return cls(op.batch, op.kv_heads, group, op.head_dim, op.q_tokens, op.kv_tokens)
+
+    @property
+    def q_row(self) -> int:
+        """Elements of a token's row of q."""
+        return self.kv_heads * self.group * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """*heads* KV heads × *q_tokens* queries (of each head of the group) × *kv_tokens* keys at a time, on *unit*."""
+
+    unit: str
+    heads: int
+    q_tokens: int
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpan:
+    """*count* keys from row *first* of the cache on; *is_new*: rows of this run, taken from its activations."""
+
+    first: int
+    count: int
+    is_new: bool
+
+
+def choose_attention_unit(op: Attention, q: Operand, site: Site) -> str:
+    """The arrays or the lanes, by the time that both products take there."""
+    check_format(q.dtype, site)
+    heads, target = Heads.of(op), site.target
+    m, pairs = heads.group * heads.q_tokens, heads.batch * heads.kv_heads
+    array_cycles = (gemm_cycles(m, heads.head_dim, heads.kv_tokens, target.array, pairs).total
+                    + gemm_cycles(m, heads.kv_tokens, heads.head_dim, target.array, pairs).total)
+    lanes_s = 2 * pairs * m * heads.kv_tokens * heads.head_dim / target.lanes.peak_macs_per_s
+    return target.mxu if array_cycles / target.array.clock_hz <= lanes_s else target.vpu
+
+
+def choose_attention_tile(op: Attention, q: Operand, kv: Operand, site: Site) -> AttentionTile:
+    """The largest tile, from a preferred size down, of which two (at last, one) fit into every pool."""
+    heads, array = Heads.of(op), site.target.array
+    unit = choose_attention_unit(op, q, site)
+    if unit == site.target.mxu:
+        preferred = AttentionTile(unit, min(heads.kv_heads, 2 * array.arrays),
+                                  min(heads.q_tokens, max(1, 4 * array.rows // heads.group)),
+                                  min(heads.kv_tokens, max(array.cols, array.rows)))
+    else:
+        preferred = AttentionTile(unit, heads.kv_heads, min(heads.q_tokens, array.rows), min(heads.kv_tokens, _LANE_KEYS))
+    smallest = AttentionTile(unit, 1, 1, 1)
+    for copies in (2, 1):
+        tile = preferred
+        while not _fits(tile, heads, q, kv, site, copies) and tile != smallest:
+            tile = _smaller(tile, heads, site)
+        if _fits(tile, heads, q, kv, site, copies):
+            return tile
+    return smallest
+
+
+def _fits(tile: AttentionTile, heads: Heads, q: Operand, kv: Operand, site: Site, copies: int) -> bool:
+    """Whether *copies* tiles in flight fit into the pools, each tile of keys no larger than tiles are."""
+    m, keys = tile.heads * heads.group * tile.q_tokens, tile.heads * tile.kv_tokens * heads.head_dim
+    scores, sums = 4 * m * tile.kv_tokens, 4 * m * heads.head_dim
+    packed = 2 * q.dtype.bytes_for(m * heads.head_dim)                     # queries in, results out
+    lanes = q.dtype.bytes_for(m * tile.kv_tokens) + 8 * m + packed
+    if must_dequantize(kv.dtype, q.dtype):
+        lanes += 2 * q.dtype.bytes_for(keys)
+    on_lanes = tile.unit == site.target.vpu
+    wanted = {
+        ACCUMULATORS: 0 if on_lanes else (1 + copies) * scores + copies * sums,
+        VECTOR: copies * (lanes + (scores + sums if on_lanes else 0)),
+        STREAM: 2 * copies * kv.dtype.bytes_for(keys),
+        ACTIVATION: copies * (packed + 2 * q.dtype.bytes_for(keys)) if site.room.activation_bytes else 0,
+    }
+    return kv.dtype.bytes_for(keys) <= TILE_BYTES and all(nbytes <= site.room.of(pool) for pool, nbytes in wanted.items())
+
+
+def _smaller(tile: AttentionTile, heads: Heads, site: Site) -> AttentionTile:
+    """The next tile to try: fewer queries while they hide the shift-in of keys, fewer heads, fewer keys, fewer queries."""
+    if tile.unit == site.target.mxu and tile.q_tokens > 1 and heads.group * tile.q_tokens > 2 * site.target.array.rows:
+        return replace(tile, q_tokens=-(-tile.q_tokens // 2))
+    if tile.heads > 1:
+        return replace(tile, heads=-(-tile.heads // 2))
+    if tile.kv_tokens > tile.q_tokens or tile.q_tokens == 1:
+        return replace(tile, kv_tokens=max(1, tile.kv_tokens // 2))
+    return replace(tile, q_tokens=-(-tile.q_tokens // 2))
+
+
+def key_spans(op: Attention, slot: int | None, tile_tokens: int, q_first: int, q_count: int) -> list[KeySpan]:
+    """The tiles of keys that some of the queries q_first … q_first + q_count − 1 see; *slot*: where the run's own rows begin.
+
+    Rows are positions, but for one query over a ring cache, which sees them all whatever their order.
+    """
+    position = op.kv_tokens - op.q_tokens + q_first
+    high = position + q_count if op.causal and op.q_tokens > 1 else op.kv_tokens
+    low = max(0, position - op.window + 1) if op.causal and op.window is not None else 0
+    return spans_between(low, high, slot, op.q_tokens, tile_tokens)
+
+
+def spans_between(low: int, high: int, slot: int | None, new_tokens: int, tile_tokens: int) -> list[KeySpan]:
+    """Tiles of the keys low … high − 1, cached ones first, then those of the run's own tokens slot … slot + new_tokens − 1."""
+    pieces = [(low, high, False)] if slot is None else [
+        (low, min(slot, high), False), (max(low, slot + new_tokens), high, False),
+        (max(low, slot), min(slot + new_tokens, high), True)]
+    return [KeySpan(first, count, is_new) for begin, end, is_new in pieces if begin < end
+            for first, count in tiles(end - begin, tile_tokens, begin)]
+
+
+def mask_params(op: Attention, q_first: int, q_count: int, span: KeySpan) -> dict[str, Any]:
+    """The causal mask's parameters for a tile of scores; empty when every query sees every key of it."""
+    if not op.causal or op.q_tokens == 1:
+        return {}
+    position = op.kv_tokens - op.q_tokens + q_first
+    hides_later = span.first + span.count - 1 > position
+    hides_earlier = op.window is not None and span.first < position + q_count - op.window
+    if not (hides_later or hides_earlier):
+        return {}
+    return {"q_position": position, "kv_position": span.first, "window": op.window}

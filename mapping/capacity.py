@@ -1,0 +1,75 @@
+"""The capacity laws: in program order, the tiles that are owned at once fit into their pools, and residents into their share.
+
+Each pool is allocated by one unit in program order and each tile's last record stands at a known place; so if the owned bytes fit
+at every record *in program order*, no run of the program can deadlock on room, however far units run ahead of each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..sim.errors import ConfigError
+from ..sim.program import Segment, TileProgram
+from .target import Site, share_of
+
+
+def owned_bytes(segment: Segment) -> dict[str, int]:
+    """The most bytes of each pool that the segment owns at once, in program order."""
+    changes: list[tuple[int, int, str, int]] = []
+    for index, buffer in enumerate(segment.buffers):
+        if segment.first_use[index] >= 0:
+            changes.append((segment.first_use[index], 0, buffer.pool, buffer.nbytes))
+            changes.append((segment.last_use[index], 1, buffer.pool, -buffer.nbytes))
+    now: Counter[str] = Counter()
+    most: dict[str, int] = {}
+    for _, _, pool, nbytes in sorted(changes):
+        now[pool] += nbytes
+        most[pool] = max(most.get(pool, 0), now[pool])
+    return most
+
+
+def check_room(segment: Segment, site: Site) -> None:
+    """Refuse a segment whose tiles do not fit."""
+    for pool, wanted in owned_bytes(segment).items():
+        have = site.room.of(pool)
+        if wanted > have:
+            fits = site.target.sram_bytes + (wanted - have) * share_of(pool)
+            raise ConfigError(
+                f"{segment.name}: its smallest tiles want {wanted} bytes of the {pool} share of {site.target.sram!r}; "
+                f"there are {have}", key=f"parts.{site.target.sram}.capacity", value=site.target.sram_bytes,
+                mend=f"set parts.{site.target.sram}.capacity to at least {fits} B (it is {site.target.sram_bytes} B)")
+
+
+def most_resident_bytes(program: TileProgram) -> int:
+    """The most bytes of resident tensors alive in one step, in program order."""
+    born: dict[int, int] = {}
+    dies: dict[int, int] = {}
+    for index, step in enumerate(program.steps):
+        for tensor in step.produces:
+            born[tensor] = index
+        for tensor in step.operands:
+            dies[tensor] = index
+    change = [0] * (len(program.steps) + 1)
+    for tensor, step in born.items():
+        change[step] += program.tensors[tensor].nbytes
+        change[max(step, dies.get(tensor, step)) + 1] -= program.tensors[tensor].nbytes
+    most = now = 0
+    for delta in change:
+        now += delta
+        most = max(most, now)
+    return most
+
+
+def broken_capacity_laws(program: TileProgram, sram_bytes: int) -> list[str]:
+    """What the program breaks; empty for one that is right."""
+    broken = []
+    capacity = {pool.name: pool.capacity_bytes for pool in program.pools}
+    for segment in {id(step.segment): step.segment for step in program.steps}.values():
+        broken += [f"{segment.name} owns {wanted} bytes of {pool}, which has {capacity.get(pool, 0)}"
+                   for pool, wanted in owned_bytes(segment).items() if wanted > capacity.get(pool, 0)]
+    set_aside = sum(program.resident_bytes.values())
+    if most_resident_bytes(program) > set_aside:
+        broken.append(f"{most_resident_bytes(program)} bytes of residents live at once; {set_aside} are set aside")
+    if sum(capacity.values()) + set_aside > sram_bytes:
+        broken.append(f"pools and residents take {sum(capacity.values()) + set_aside} of {sram_bytes} bytes")
+    return broken

@@ -1,0 +1,185 @@
+"""From an operator graph and a machine to a tile program.
+
+The road: bind operators to tensors, choose which activations stay on chip, share out the scratchpad, lay out the weights, place
+everything in DRAM, lower each distinct operator once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from ..arch.machine import MachineConfig
+from ..arch.systolic import SystolicConfig
+from ..arch.vector import VectorConfig
+from ..memory.dram import DramConfig
+from ..memory.sram import SramConfig
+from ..sim.errors import ConfigError
+from ..sim.program import Segment, Step, TileProgram
+from ..workloads.graph import OperatorGraph, program_order
+from ..workloads.operators import Attention, Gemm, KvAppend, Operator
+from ..workloads.tensors import Tensor
+from .attention import lower_attention
+from .attention_tiles import Heads
+from .gemm import lower_gemm, weight_layout
+from .placement import Residents, Uses, choose_residents, place_tensors
+from .storage import Blocked
+from .target import AttentionStyle, Site, Target, share_out
+from .tiles import Operand
+from .vector_ops import (
+    lower_elementwise,
+    lower_embedding,
+    lower_kv_append,
+    lower_norm,
+    lower_rope,
+    lower_select_last,
+    lower_softmax,
+)
+
+Lowering = Callable[[Operator, tuple[Operand, ...], Site], Segment]
+
+#: kind of operator → its lowering function. To add an operator, add one.
+LOWERINGS: dict[str, Lowering] = {
+    "gemm": lower_gemm,
+    "attention": lower_attention,
+    "kv_append": lower_kv_append,
+    "norm": lower_norm,
+    "elementwise": lower_elementwise,
+    "rope": lower_rope,
+    "softmax": lower_softmax,
+    "embedding": lower_embedding,
+    "select_last": lower_select_last,
+}
+
+
+def target_of(machine: MachineConfig, alignment_bytes: int) -> Target:
+    """What the mapper must know of *machine*; a ConfigError when it has not exactly one part of each kind."""
+    memory, dram = machine.only(DramConfig, "dram")
+    sram, scratchpad = machine.only(SramConfig, "sram")
+    mxu, array = machine.only(SystolicConfig, "systolic")
+    vpu, lanes = machine.only(VectorConfig, "vector")
+    return Target(machine.name, memory, dram.capacity_bytes, alignment_bytes, sram, scratchpad.capacity_bytes, mxu, array, vpu,
+                  lanes)
+
+
+def map_graph(
+    graph: OperatorGraph, machine: MachineConfig, *, attention: AttentionStyle = "auto",
+    token_ids: Sequence[int] | None = None, alignment_bytes: int = 64 << 10,
+) -> TileProgram:
+    """The tile program that runs *graph* on *machine*.
+
+    *attention*: flash (also auto's choice: it moves the fewest bytes) or unfused. *token_ids*: the token of each row, for the
+    ranges of the gather; a fixed spread over the vocabulary without. *alignment_bytes*: every DRAM tensor begins at a multiple.
+    """
+    return map_to_target(graph, target_of(machine, alignment_bytes), attention=attention, token_ids=token_ids)
+
+
+def map_to_target(
+    graph: OperatorGraph, target: Target, *, attention: AttentionStyle = "auto", token_ids: Sequence[int] | None = None,
+) -> TileProgram:
+    """The tile program that runs *graph* on *target*."""
+    ops = list(program_order(graph))
+    appends = {tensor.name: op for op in ops if isinstance(op, KvAppend) for tensor in op.outputs}
+    uses = [_uses(op, appends, attention) for op in ops]
+    residents = choose_residents(uses, target.sram_bytes)
+    room = share_out(target.sram_bytes, residents.nbytes, residents.spills)
+    site = Site(target, room, attention, None if token_ids is None else tuple(token_ids))
+    layouts = _layouts(ops, site)
+    places = place_tensors(uses, residents.lives, layouts, target)
+    numbers = {name: index for index, name in enumerate(places)}
+    segments: dict[Hashable, Segment] = {}
+    steps: list[Step] = []
+    after = _After()
+    for index, (op, use) in enumerate(zip(ops, uses, strict=True)):
+        operands = _operands(op, use, appends, residents, layouts)
+        key = (op.signature, operands)
+        if key not in segments:
+            segments[key] = _lower(op, operands, site)
+        steps.append(Step(
+            operator=op.name, kind=op.kind, segment=segments[key], operands=tuple(numbers[t.name] for t in use.all),
+            after=after.of(index, use, _split_caches(op, use)), layer=op.layer,
+            produces=tuple(numbers[t.name] for t in (*use.scratch, *use.writes) if t.name in residents.lives),
+            retires=tuple(numbers[name] for name in dict.fromkeys(t.name for t in use.all)
+                          if name in residents.lives and residents.lives[name].dies == index)))
+    return TileProgram(tuple(places.values()), room.pools(target.sram), {target.sram: room.resident_bytes}, tuple(steps))
+
+
+def _lower(op: Operator, operands: tuple[Operand, ...], site: Site) -> Segment:
+    lowering = LOWERINGS.get(op.kind)
+    if lowering is None:
+        raise ConfigError(f"operator {op.name}: no lowering for kind {op.kind!r}", key="kind", value=op.kind,
+                          allowed=tuple(LOWERINGS))
+    return lowering(op, operands, site)
+
+
+def _uses(op: Operator, appends: Mapping[str, KvAppend], attention: AttentionStyle) -> Uses:
+    """The step's tensors. Attention also reads the run's own keys and values where they are still activations."""
+    if not isinstance(op, Attention):
+        return Uses(op.inputs, op.outputs)
+    reads: tuple[Tensor, ...] = op.inputs
+    scratch: tuple[Tensor, ...] = ()
+    append = _own_rows(op, appends)
+    if append is not None:
+        reads = (*reads, *append.inputs)
+    if attention == "unfused":
+        h = Heads.of(op)
+        shape = (h.batch, h.kv_heads, h.q_tokens * h.group, h.kv_tokens)
+        scratch = tuple(Tensor(f"{op.name}.{what}", shape, op.inputs[0].dtype, "activation")
+                        for what in ("scores", "probabilities"))
+    return Uses(reads, op.outputs, scratch)
+
+
+def _own_rows(op: Attention, appends: Mapping[str, KvAppend]) -> KvAppend | None:
+    """The cache append of the very tokens that query; None when the whole cache must be read from DRAM."""
+    key_append, value_append = (appends.get(tensor.name) for tensor in op.inputs[1:3])
+    if key_append is None or key_append is not value_append:
+        return None
+    if (key_append.tokens, key_append.kv_tokens) != (op.q_tokens, op.kv_tokens) or key_append.outputs != op.inputs[1:3]:
+        return None
+    if op.q_tokens > 1 and key_append.slot != op.kv_tokens - op.q_tokens:
+        return None
+    return key_append
+
+
+def _split_caches(op: Operator, use: Uses) -> frozenset[str]:
+    """Caches of which the step reads only rows that were there before the run: no append has to be waited for."""
+    return frozenset(t.name for t in op.inputs[1:3]) if isinstance(op, Attention) and len(use.reads) > 3 else frozenset()
+
+
+def _operands(
+    op: Operator, use: Uses, appends: Mapping[str, KvAppend], residents: Residents, layouts: Mapping[str, Blocked],
+) -> tuple[Operand, ...]:
+    own = _own_rows(op, appends) if isinstance(op, Attention) else None
+    return tuple(
+        Operand(index, tensor.shape, tensor.dtype, tensor.role, tensor.name in residents.lives, layouts.get(tensor.name),
+                own.slot if own is not None and index in (3, 4) else None)
+        for index, tensor in enumerate(use.all))
+
+
+def _layouts(ops: Sequence[Operator], site: Site) -> dict[str, Blocked]:
+    """Blocked storage for each weight that one matrix product alone reads; a shared one (a tied embedding) stays in C order."""
+    readers: dict[str, int] = {}
+    for op in ops:
+        for tensor in dict.fromkeys(op.inputs):
+            readers[tensor.name] = readers.get(tensor.name, 0) + 1
+    known: dict[Hashable, Blocked] = {}
+    layouts: dict[str, Blocked] = {}
+    for op in ops:
+        if isinstance(op, Gemm) and op.inputs[1].role == "weight" and readers[op.inputs[1].name] == 1:
+            if op.signature not in known:
+                known[op.signature] = weight_layout(op, op.inputs[0].dtype, op.inputs[1].dtype, site)
+            layouts[op.inputs[1].name] = known[op.signature]
+    return layouts
+
+
+class _After:
+    """Which steps wrote each tensor so far."""
+
+    def __init__(self) -> None:
+        self._writers: dict[str, list[int]] = {}
+
+    def of(self, step: int, use: Uses, free: frozenset[str]) -> tuple[tuple[int, ...], ...]:
+        """``Step.after`` of *step*, whose reads of *free* tensors wait for nobody; records its writes."""
+        reads = [() if tensor.name in free else tuple(self._writers.get(tensor.name, ())) for tensor in use.reads]
+        for tensor in use.writes:
+            self._writers.setdefault(tensor.name, []).append(step)
+        return (*reads, *(() for _ in (*use.scratch, *use.writes)))

@@ -1,0 +1,93 @@
+"""How tensors lie in storage: units of bytes that cannot be split, blocked weights, byte ranges of strided windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..sim.dtypes import DType
+from ..sim.errors import ConfigError
+from ..sim.program import Ranges, View
+
+
+def storage_unit(dtype: DType) -> tuple[int, int]:
+    """(elements, bytes) of the smallest piece of storage: an element, a byte of packed ones, or a group beside its scale."""
+    if dtype.group:
+        if dtype.group * dtype.bits % 8 or dtype.scale_bits % 8:
+            raise ConfigError(f"a group of {dtype.group} {dtype.bits}-bit elements is no whole number of bytes", key="dtype",
+                              value=dtype.name, mend="take a group of 32, 64 or 128")
+        return dtype.group, dtype.bytes_for(dtype.group)
+    elements = max(1, 8 // dtype.bits)
+    return elements, elements * dtype.bits // 8
+
+
+def whole_units(dtype: DType, extent: int, what: str) -> None:
+    """Refuse an axis of *extent* elements that units of *dtype* do not divide: its rows would share bytes or scales."""
+    elements, _ = storage_unit(dtype)
+    if extent % elements:
+        raise ConfigError(f"{what} has {extent} elements along its packed axis; {dtype.name} packs them by {elements}",
+                          key="dtype", value=dtype.name,
+                          mend=f"take a format whose group divides {extent}, or a 16-bit one")
+
+
+def stored_bytes(dtype: DType, elements: int) -> int:
+    """Bytes of *elements* elements stored as whole units."""
+    unit_elements, unit_bytes = storage_unit(dtype)
+    return -(-elements // unit_elements) * unit_bytes
+
+
+def byte_ranges(dtype: DType, starts: npt.NDArray[np.int64], run: int) -> Ranges:
+    """Byte ranges of runs of *run* elements that begin at the elements *starts*."""
+    unit_elements, unit_bytes = storage_unit(dtype)
+    assert run % unit_elements == 0, "a tile splits a storage unit"
+    assert not (starts % unit_elements).any(), "a tile begins inside a storage unit"
+    ranges = np.empty((len(starts), 2), dtype=np.int64)
+    ranges[:, 0] = starts // unit_elements * unit_bytes
+    ranges[:, 1] = run // unit_elements * unit_bytes
+    return ranges
+
+
+def window_ranges(window: View, dtype: DType) -> Ranges:
+    """Byte ranges of a strided *window* on a tensor in C order, in the order of the window, inner runs merged."""
+    shape, strides = list(window.shape), list(window.strides)
+    run = 1
+    while shape and (strides[-1] == run or shape[-1] == 1):
+        run *= shape.pop()
+        strides.pop()
+    starts = np.array([window.offset], dtype=np.int64)
+    for extent, stride in zip(shape, strides, strict=True):
+        starts = (starts[:, None] + np.arange(extent, dtype=np.int64) * stride).ravel()
+    return byte_ranges(dtype, starts, run)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A matrix [batch, k, n] stored block by block in the order in which tiles are loaded; inside a block k runs fastest.
+
+    Blocks of ``n_tile`` columns follow each other; inside such a strip, blocks of ``k_tile`` rows. With ``transposed`` the
+    logical tensor is [batch, n, k]. Groups that share a scale lie along k, so a block holds whole groups.
+    """
+
+    batch: int
+    k: int
+    n: int
+    k_tile: int
+    n_tile: int
+    transposed: bool
+
+    def block(self, batch: int, k_start: int, n_start: int, dtype: DType) -> Ranges:
+        """The one byte range of the block that begins at (*k_start*, *n_start*)."""
+        columns, rows = min(self.n_tile, self.n - n_start), min(self.k_tile, self.k - k_start)
+        start = batch * self.k * self.n + n_start * self.k + columns * k_start
+        return byte_ranges(dtype, np.array([start], dtype=np.int64), columns * rows)
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """``order[i]``: the logical element (C order) at storage position *i*."""
+        shape = (self.batch, self.n, self.k) if self.transposed else (self.batch, self.k, self.n)
+        logical = np.arange(self.batch * self.k * self.n, dtype=np.int64).reshape(shape)
+        by_column = logical if self.transposed else logical.transpose(0, 2, 1)
+        return np.concatenate([
+            matrix[n:n + self.n_tile, k:k + self.k_tile].ravel()
+            for matrix in by_column for n in range(0, self.n, self.n_tile) for k in range(0, self.k, self.k_tile)])

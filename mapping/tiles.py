@@ -1,0 +1,132 @@
+"""What lowering functions share: operands as they see them, windows, and the tiles that bring windows on chip and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..sim.dtypes import DTYPES, DType
+from ..sim.program import Ranges, Segment, SegmentBuilder, View, view_of
+from ..workloads.tensors import Role
+from .capacity import check_room
+from .storage import Blocked, window_ranges
+from .target import ACTIVATION, ACTIVATION_QUEUE, STORE_QUEUE, STREAM, STREAM_QUEUE, VECTOR, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand of a step without its name: equal operands of equal operators give equal segments.
+
+    *first_row*: for keys and values of the run's own tokens, their first row in the cache.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: DType
+    role: Role
+    resident: bool
+    layout: Blocked | None = None
+    first_row: int | None = None
+
+    def window(self, shape: tuple[int, ...], strides: tuple[int, ...] | None = None, offset: int = 0) -> View:
+        """A window on the elements of the operand, C-contiguous unless *strides* says otherwise."""
+        if strides is None:
+            return view_of(shape, operand=self.index, offset=offset)
+        return View(shape, strides, offset, operand=self.index)
+
+
+def tiles(extent: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """(start, length) of the pieces of at most *size* that cover *extent* elements from *start* on."""
+    for begin in range(start, start + extent, size):
+        yield begin, min(size, start + extent - begin)
+
+
+def permute(view: View, *axes: int) -> View:
+    """The view with its axes in another order."""
+    return View(tuple(view.shape[a] for a in axes), tuple(view.strides[a] for a in axes), view.offset, view.buffer,
+                view.operand)
+
+
+def reshape(view: View, *shape: int) -> View:
+    """A C-contiguous view in another shape."""
+    assert view.strides == view_of(view.shape).strides, "only a contiguous view has another shape"
+    return view_of(shape, buffer=view.buffer, operand=view.operand, offset=view.offset)
+
+
+def accumulator_dtype(dtype: DType) -> DType:
+    """What products of *dtype* are summed in."""
+    return DTYPES["int32" if dtype.kind == "int" and not dtype.group else "fp32"]
+
+
+def floor_to(value: int, step: int) -> int:
+    """The largest multiple of *step* that is not above *value*, but not 0 unless value is below *step*."""
+    return value // step * step or value
+
+
+class Tiler:
+    """Builds one segment: brings windows of operands on chip, runs tiles on units, and takes results back.
+
+    A window on a resident operand is used where it is. One on an operand in DRAM is loaded into a tile of the stream pool
+    (weights, KV cache) or of the activation pool (inputs, spilled activations), in the order of the window.
+    """
+
+    def __init__(self, name: str, operands: tuple[Operand, ...], site: Site) -> None:
+        self.site, self.operands = site, operands
+        self.builder = SegmentBuilder(name, len(operands))
+
+    def read(self, window: View) -> View:
+        """The elements of *window* on chip."""
+        operand = self.operands[window.operand]
+        if operand.resident:
+            return window
+        return view_of(window.shape, buffer=self.load(operand, window_ranges(window, operand.dtype), window.elements))
+
+    def load(self, operand: Operand, ranges: Ranges, elements: int, after: tuple[int, ...] = ()) -> int:
+        """A tile filled with the bytes of *ranges*."""
+        streamed = operand.role in ("weight", "kv") or operand.dtype == DTYPES["int32"]        # int32: ids, which steer a gather
+        pool, queue = (STREAM, STREAM_QUEUE) if streamed else (ACTIVATION, ACTIVATION_QUEUE)
+        buffer = self.builder.buffer("tile", pool, elements, operand.dtype)
+        self.builder.load(queue, operand.index, ranges, buffer, after=after)
+        return buffer
+
+    def temporary(self, name: str, shape: tuple[int, ...], dtype: DType, unit: str) -> View:
+        """A new buffer in the pool that *unit* allocates from, viewed as *shape*."""
+        view = view_of(shape)
+        return view_of(shape, buffer=self.builder.buffer(name, self.site.accumulator_pool(unit), view.elements, dtype))
+
+    def sink(self, window: View) -> View:
+        """Where the lanes write the elements of *window*: in place when resident, else in a buffer to be stored."""
+        operand = self.operands[window.operand]
+        if operand.resident:
+            return window
+        return view_of(window.shape, buffer=self.builder.buffer("out", VECTOR, window.elements, operand.dtype))
+
+    def commit(self, window: View, source: View) -> None:
+        """Store what was written to ``sink(window)``, unless it is where it belongs already."""
+        operand = self.operands[window.operand]
+        if not operand.resident:
+            self.builder.store(STORE_QUEUE, operand.index, window_ranges(window, operand.dtype), source)
+
+    def lanes(self, function: str, reads: tuple[View, ...], writes: tuple[View, ...], **params: Any) -> None:
+        """One record on the vector unit."""
+        self.builder.compute(self.site.target.vpu, function, reads, writes, **params)
+
+    def converted(self, view: View, dtype: DType, wanted: DType) -> View:
+        """The contiguous *view* in the format that the matrix product wants, dequantised on the lanes when it is packed."""
+        if not must_dequantize(dtype, wanted):
+            return view
+        plain = self.temporary("dequantized", view.shape, wanted, self.site.target.vpu)
+        self.lanes("dequantize", (view,), (plain,))
+        return plain
+
+    def build(self, **notes: Any) -> Segment:
+        """The finished segment; a ConfigError when its tiles cannot fit into their pools."""
+        segment = self.builder.build(**notes)
+        check_room(segment, self.site)
+        return segment
+
+
+def must_dequantize(dtype: DType, wanted: DType) -> bool:
+    """Whether elements of *dtype* are unpacked on the lanes before they meet operands of format *wanted*."""
+    return bool(dtype.group) or dtype.bits < wanted.bits
