@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ..sim.config import Config, load
 from ..sim.errors import ConfigError
+from ..sim.units import BytesPerSecond
 from .gpu_config import DEVICE_FOLDER, Gpu
 
 OPERATIONS = ("allreduce", "allgather", "reducescatter", "alltoall", "send_recv")
@@ -27,11 +28,13 @@ class LinkClass(Config):
     launch_us: Annotated[float, Field(gt=0)]            # of a communication kernel, with its rendezvous
     hop_us: Annotated[float, Field(gt=0)]               # one step: store to the peer, flag, load
     efficiency: Annotated[float, Field(gt=0, le=1)]     # of the link rate, protocol headers and flags included
-    ramp_bytes: Annotated[float, Field(ge=0)]           # message per rank at which half of that rate is reached
+    ramp_bytes: Annotated[float, Field(ge=0)]           # message that reaches half of that rate; more channels join with √size
     in_switch: bool = False                             # the switch reduces and multicasts (NVLink SHARP)
     in_switch_efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0
-    shared_host: bool = False                           # the ranks share one host bridge
-    pairwise: bool = False                              # only pairs of GPUs have the fast link; others cross the host
+    shared_host: bool = False                           # more than two ranks share one host bridge
+    host_share: Annotated[float, Field(gt=0, le=1)] = 1.0     # of the rate that is left then
+    beyond_pairs: str | None = None                     # only pairs have this link; more ranks use that class
+    bandwidth_bytes_per_s: BytesPerSecond | None = None # each direction; None: the board's
     sources: tuple[str, ...] = ()
 
 
@@ -53,16 +56,24 @@ def collective_seconds(gpu: Gpu, op: str, message_bytes: float, ranks: int, link
     if ranks <= 1 and op != "send_recv":
         return 0.0
     wire = link or link_class(gpu.device.link)
+    if wire.beyond_pairs is not None and ranks > 2:
+        wire = link_class(wire.beyond_pairs)
     candidates = _CANDIDATES[op](message_bytes, max(ranks, 2), wire)
     return wire.launch_us * 1e-6 + min(
-        hops * wire.hop_us * 1e-6 + _wire_seconds(gpu, wire, sent_bytes, message_bytes, share)
+        hops * wire.hop_us * 1e-6 + _wire_seconds(gpu, wire, sent_bytes, message_bytes, share, ranks, ramps=op != "send_recv")
         for hops, sent_bytes, share in candidates)
 
 
-def _wire_seconds(gpu: Gpu, wire: LinkClass, sent_bytes: float, message_bytes: float, efficiency: float) -> float:
-    """Time of *sent_bytes* on one rank's link; small messages use too few channels to fill it."""
-    rate = gpu.device.link_bandwidth_bytes_per_s * efficiency
-    return sent_bytes / rate * (1.0 + wire.ramp_bytes / max(message_bytes, 1.0)) if sent_bytes else 0.0
+def _wire_seconds(
+    gpu: Gpu, wire: LinkClass, sent_bytes: float, message_bytes: float, efficiency: float, ranks: int, *,
+    ramps: bool,
+) -> float:
+    """Time of *sent_bytes* on one rank's link; small messages of a collective use too few channels to fill it."""
+    rate = (wire.bandwidth_bytes_per_s or gpu.device.link_bandwidth_bytes_per_s) * efficiency
+    if wire.shared_host and ranks > 2:
+        rate *= wire.host_share
+    ramp = math.sqrt(wire.ramp_bytes / message_bytes) if ramps and message_bytes else 0.0
+    return sent_bytes / rate * (1.0 + ramp)
 
 
 #: (hops one after another, bytes that the busiest link carries, efficiency of the link)

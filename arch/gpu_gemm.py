@@ -50,7 +50,7 @@ def menu(gpu: Gpu, dtype: str) -> Menu:
     architecture = gpu.architecture
     tiles = architecture.tiles if gpu.runs_on_tensor_cores(dtype) else architecture.simt_tiles
     tiles = architecture.tiles_by_dtype.get(dtype, tiles)
-    splits = SPLITS if dtype not in architecture.no_split_k else (1,)
+    splits = SPLITS if gpu.runs_on_tensor_cores(dtype) and dtype not in architecture.no_split_k else (1,)
     entries = np.array([(tm, tn, s) for tm, tn in tiles for s in splits], dtype=float)
     return Menu(entries[:, 0], entries[:, 1], entries[:, 2])
 
@@ -134,7 +134,7 @@ def _candidates(
     spilled = np.where(partial_bytes > _SLAB_SHARE_OF_L2 * gpu.device.l2_bytes, partial_bytes, 0.0)
     dram_bytes = read_misses * _read_bytes(gpu, shapes, entries, tiles_m, tiles_n) + store_misses * store_bytes + spilled
     dram_s = dram_bytes / gpu.dram_stream_bytes_per_s + read_misses * gpu.architecture.cold_start_us * 1e-6
-    if not gpu.architecture.overlaps_epilogue(dtype):
+    if not gpu.architecture.overlaps_epilogue(dtype) and gpu.runs_on_tensor_cores(dtype):
         # Loads, products and stores of a tile come one after another; all SMs store at much the same time.
         core_s = core_s + store_bytes * (store_misses / gpu.dram_stream_bytes_per_s + (1.0 - store_misses) / l2_rate)
     step_k = STAGE_K_BYTES / max(shapes.in_bytes, shapes.weight_bytes)

@@ -24,6 +24,9 @@ FLOPS_PER_ELEMENT = {"rmsnorm": 4.0, "add_rmsnorm": 5.0, "layernorm": 7.0, "soft
 #: Bytes a resident thread has in flight in a streaming kernel (one 16-byte load), and threads resident in an SM
 #: (2048 of cc 7–10, half of them in flight on average).
 _BYTES_IN_FLIGHT_PER_SM = 16 * 2048
+#: Thread blocks of one row each that an SM holds (256 threads of 2048), and the share of L2 where their rows still hit.
+_ROWS_IN_FLIGHT_PER_SM = 8
+_REREAD_SHARE_OF_L2 = 0.5
 
 
 def vector(
@@ -42,7 +45,7 @@ def vector_work(
     architecture, library, device = gpu.architecture, gpu.library, gpu.device
     elements = m * n
     least_bytes = elements * FUSED_TENSORS[op] * ELEMENT_BYTES[dtype]
-    moved = least_bytes * library.passes.get(op, 1.0)
+    moved = least_bytes * (1.0 + (library.passes.get(op, 1.0) - 1.0) * _reread_misses(gpu, n * ELEMENT_BYTES[dtype]))
     kernels = library.kernels.get(op, 1)
 
     dram_bytes = moved * l2_miss_share(gpu, least_bytes, warm)
@@ -56,6 +59,13 @@ def vector_work(
         core_s = np.maximum(core_s, _issue_seconds(gpu, m, least_bytes, library.bytes_per_cycle_per_sm[op]))
     launch_s = np.full_like(m, kernels * architecture.vector_launch_us * 1e-6)
     return KernelWork(launch_s, core_s, dram_s, flops, flops, dram_bytes, moved, "fp32")
+
+
+def _reread_misses(gpu: Gpu, row_bytes: Array) -> Array:
+    """Share of a row's second reading that goes to DRAM: the rows in flight on all SMs may be more than L2 keeps."""
+    in_flight = gpu.device.sms * _ROWS_IN_FLIGHT_PER_SM * row_bytes
+    result: Array = np.clip(in_flight / (_REREAD_SHARE_OF_L2 * gpu.device.l2_bytes), 0.0, 1.0)
+    return result
 
 
 def _issue_seconds(gpu: Gpu, rows: Array, least_bytes: Array, bytes_per_cycle_per_sm: float) -> Array:

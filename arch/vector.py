@@ -35,7 +35,8 @@ class VectorConfig(Config):
 #: function → (simple operations, special operations) per element of its first read. Counted from the arithmetic:
 #: rmsnorm: square-accumulate, then times 1/rms, times weight; layernorm: sum, centred square-accumulate (2), then
 #: subtract, scale, times weight, plus bias; softmax: max, subtract, exp, sum, times 1/sum; silu: sigmoid (exp, reciprocal)
-#: and two multiplies; gelu by tanh: cubic polynomial (4), tanh, 2; rope: two multiplies and an add, and a pair swap.
+#: and two multiplies; gelu by tanh: cubic polynomial (4), tanh, 2; rope: two multiplies and an add, and a pair swap;
+#: dequantize: unpack, times scale; quantize: largest magnitude of the group, times 1/scale, pack.
 FUNCTION_OPS: dict[str, tuple[int, int]] = {
     "copy": (1, 0),
     "add": (1, 0),
@@ -52,15 +53,20 @@ FUNCTION_OPS: dict[str, tuple[int, int]] = {
     "layernorm": (7, 0),
     "rope": (4, 0),
     "softmax": (4, 1),
+    "relu_mul": (2, 0),
+    "online_softmax_end": (1, 0),
     "dequantize": (2, 0),
+    "quantize": (3, 0),
 }
+#: Functions that also take one root or reciprocal for each row (1/rms, 1/σ, 1/sum).
+_ONE_SPECIAL_A_ROW = frozenset({"rmsnorm", "layernorm", "softmax", "online_softmax_end"})
 
 
 def lane_ops(function: str, reads: tuple[View, ...], params: Mapping[str, Any], config: VectorConfig) -> int:
     """Lane-operations of *function* on views of those shapes; a matmul on the lanes costs one for each MAC.
 
     ``online_softmax`` reads scores [..., q, t] (and the running max, sum and output [..., q, d] to rescale): scale and mask,
-    max, subtract, exp and sum on each score; a rescale of output and sum. ``online_softmax_end`` divides [..., q, d].
+    max, subtract, exp and sum on each score; a rescale of output and sum. ``online_softmax_end`` scales [..., q, d] by 1/sum.
     """
     elements = reads[0].elements
     if function == "matmul":
@@ -71,7 +77,7 @@ def lane_ops(function: str, reads: tuple[View, ...], params: Mapping[str, Any], 
         return scores + rescaled
     simple, special = FUNCTION_OPS[function]
     rows = elements // max(1, reads[0].shape[-1])
-    per_row = rows * config.exp_ops if function in ("rmsnorm", "layernorm", "softmax") else 0     # 1/rms, 1/σ, 1/sum
+    per_row = rows * config.exp_ops if function in _ONE_SPECIAL_A_ROW else 0
     return elements * (simple + special * config.exp_ops) + per_row
 
 
