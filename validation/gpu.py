@@ -1,0 +1,194 @@
+"""The GPU suite: predicted against measured kernels, collectives, board power and published figures.
+
+`validate` reads any table whose columns it knows, predicts each row and scores it as the contract says: the error is 0 inside
+the measured spread, else from its nearer edge; rows whose flag says that no hardware model can know them are skipped with the
+flag as reason. Floors (a naive roofline, and one with two constants fitted per board and operator) stand beside our error.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..arch.gpu_collectives import OPERATIONS, collective_seconds, link_class
+from ..arch.gpu_config import Gpu
+from .calibrate_gpu import SKIPPED_FLAGS
+from .calibrate_links import link_of
+from .contract import GroupSummary, Row, ValidationResult, compare, skip, summarise_group
+from .gpu_devices import csv_files, known_gpus
+from .gpu_llmcompass import LLMCOMPASS_COLUMNS, llmcompass_rows
+from .gpu_micro import micro_rows
+from .gpu_power import power_rows
+from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, VECTOR_OPS, RawRow, number, predict_kernels, read_table
+
+FLOOR_COLUMNS = {"device", "op", "dtype", "eta2", "t0_us"}
+SHIPPED = Path(__file__).resolve().parent / "data" / "gpu_measured.csv"
+#: Largest MAPE promised for each operator on calibrated boards (rows of 20 µs and more), and on boards without calibration.
+TOLERANCE_PCT = {"gemm": 13.0, "attention_decode": 15.0, "attention_prefill": 20.0, "moe": 30.0,
+                 **dict.fromkeys(VECTOR_OPS, 20.0), **dict.fromkeys(OPERATIONS, 25.0)}
+UNCALIBRATED_TOLERANCE_PCT = {"gemm": 22.0, "attention_decode": 25.0}
+_SIZES = ((20.0, "lt20us"), (200.0, "20to200us"), (float("inf"), "gt200us"))
+
+
+def validate(reference: Path | None = None, plots: Path | None = None) -> ValidationResult:
+    """Score every known table under *reference* (our shipped rows without it); plots go to the folder *plots*."""
+    gpus = known_gpus(reference)
+    tables = [read_table(path) for path in (csv_files(reference) if reference is not None else [SHIPPED])]
+    result = score(tables, gpus)
+    if plots is not None:
+        from .gpu_plots import write_plots
+        write_plots(result, plots)
+    return result
+
+
+def score(tables: Iterable[Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> ValidationResult:
+    """The result for *tables*, each recognised by its columns; unknown tables are passed over."""
+    rows: list[Row] = []
+    floors: dict[tuple[str, str, str], tuple[float, float]] = {}
+    for table in tables:
+        columns = set(table[0]) if table else set()
+        if columns >= FLOOR_COLUMNS:
+            floors |= {(r["device"], r["op"], r["dtype"]): (number(r, "t0_us"), number(r, "eta2")) for r in table}
+        elif columns >= MEASURED_COLUMNS:
+            rows += measured_rows(table, gpus)
+        elif columns >= LLMCOMPASS_COLUMNS:
+            rows += llmcompass_rows(table, gpus)
+    rows = [with_floor(row, floors) for row in rows]
+    return ValidationResult("gpu", tuple(rows), tuple(summarise(rows)))
+
+
+def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]:
+    """Scores of one table of measured operators: kernels, collectives, power, micro-benchmarks."""
+    rows: list[Row] = []
+    kernels: list[RawRow] = []
+    for raw in table:
+        reason = skip_reason(raw, gpus)
+        if number(raw, "power_w") > 0:
+            continue
+        if reason is not None:
+            rows.append(skip(raw["row_id"], raw["op"], _expected_us(raw), reason, **_facts(raw)))
+        elif raw["op"] in KERNEL_OPS:
+            kernels.append(raw)
+        elif raw["op"] in OPERATIONS:
+            rows.append(_collective_row(raw, gpus[raw["device"]]))
+    for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
+        assert time is not None
+        rows.append(timed_row(raw, float(time.seconds[0]), gpus[raw["device"]]))
+    return rows + power_rows(table, gpus) + micro_rows(table, gpus)
+
+
+def skip_reason(raw: RawRow, gpus: Mapping[str, Gpu]) -> str | None:
+    """Why no model can predict *raw*, or None: its flag, or a device that neither we nor the reference describe."""
+    flags = [flag for flag in (raw["flag"] or "").split() if flag in SKIPPED_FLAGS]
+    if flags:
+        return flags[0]
+    return None if raw["device"] in gpus else f"no description of the device {raw['device']!r}"
+
+
+def timed_row(raw: RawRow, seconds: float, gpu: Gpu) -> Row:
+    """The score of a predicted time against a measured row."""
+    calibrated = gpu.is_calibrated or raw["op"] in OPERATIONS
+    group = raw["op"] if calibrated else f"{raw['op']}:uncalibrated"
+    tolerance = (TOLERANCE_PCT if calibrated else UNCALIBRATED_TOLERANCE_PCT).get(raw["op"], 30.0)
+    low, high = number(raw, "us_lo"), number(raw, "us_hi")
+    has_spread = number(raw, "n_meas", 1.0) >= 2 and low > 0 and high > 0
+    expected_us = _expected_us(raw)
+    return compare(raw["row_id"], group, expected_us, seconds * 1e6, tolerance, low=low if has_spread else None,
+                   high=high if has_spread else None, raw_error_pct=100.0 * (seconds * 1e6 - expected_us) / expected_us,
+                   naive_us=naive_us(raw, gpu), **_facts(raw))
+
+
+def naive_us(raw: RawRow, gpu: Gpu) -> float:
+    """The roofline: least bytes at the pin rate, or operations at peak, or message over link, whichever is longer."""
+    bytes_s = number(raw, "bytes", 0.0) / gpu.device.dram_bandwidth_bytes_per_s
+    if raw["op"] in OPERATIONS:
+        bytes_s = number(raw, "bytes", 0.0) / gpu.device.link_bandwidth_bytes_per_s
+    return 1e6 * max(bytes_s, number(raw, "flops", 0.0) / gpu.peak_flops_per_s(raw["dtype"] or "bf16"))
+
+
+def with_floor(row: Row, floors: Mapping[tuple[str, str, str], tuple[float, float]]) -> Row:
+    """*row* with the fitted floor's prediction beside ours, when there is a floor for its board, operator and format."""
+    key = (str(row.more.get("device")), str(row.more.get("op")), str(row.more.get("dtype")))
+    naive = row.more.get("naive_us")
+    if key not in floors or not isinstance(naive, float):
+        return row
+    start_us, efficiency = floors[key]
+    return replace(row, more={**row.more, "floor_us": start_us + naive / efficiency})
+
+
+def summarise(rows: Sequence[Row]) -> list[GroupSummary]:
+    """Each row's group, and slices of it: by size, by board and format (with the floors), operators together."""
+    members: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        members[row.group].append(row)
+        for name in slices(row):
+            members[name].append(row)
+    return [summarise_group(name, group, _tolerance(name), _extras(group)) for name, group in members.items()]
+
+
+def slices(row: Row) -> list[str]:
+    """Further groups that count *row*."""
+    if row.more.get("op") is None or row.expected is None:
+        return []
+    size = next(name for limit, name in _SIZES if row.expected < limit)
+    names = [f"{row.group}:{size}", f"{row.group}@{row.more['device']}:{row.more['dtype']}"]
+    if row.expected >= _SIZES[0][0]:
+        names.append(f"{row.group}:ge20us")
+        names += [f"{kind}:ge20us" for kind, ops in (("vector", VECTOR_OPS), ("collectives", OPERATIONS)) if row.group in ops]
+    return names
+
+
+def _tolerance(name: str) -> float | None:
+    operator, _, size = name.partition(":")
+    kinds = {"vector": 20.0, "collectives": 25.0}
+    if name == "gemm:lt20us":
+        return 25.0
+    if name.endswith(":uncalibrated:ge20us"):
+        return UNCALIBRATED_TOLERANCE_PCT.get(operator)
+    if name.startswith("power:"):
+        return 10.0 if not name.endswith("lt100us") else None
+    if name.startswith("llmcompass:"):
+        return {"matmul": 10.0, "softmax": 9.0, "layernorm": 8.0, "allreduce": 20.0, "gpt3_layer": 8.0}.get(size)
+    return (TOLERANCE_PCT | kinds).get(operator) if size == "ge20us" else None
+
+
+def _extras(rows: Sequence[Row]) -> dict[str, object]:
+    """Mean errors without the spread, of the roofline and of the fitted floor, on the same scored rows."""
+    extras: dict[str, object] = {}
+    for name, of in (("mape_raw_pct", _raw_error_pct), ("naive_mape_pct", _floor_error("naive_us")),
+                     ("floor_mape_pct", _floor_error("floor_us"))):
+        errors = [abs(e) for e in (of(row) for row in rows if row.skipped is None) if e is not None]
+        if errors:
+            extras[name] = float(np.mean(errors))
+    return extras
+
+
+def _raw_error_pct(row: Row) -> float | None:
+    value = row.more.get("raw_error_pct")
+    return value if isinstance(value, float) else None
+
+
+def _floor_error(field: str) -> Callable[[Row], float | None]:
+    def error(row: Row) -> float | None:
+        value = row.more.get(field)
+        return 100.0 * (value - row.expected) / row.expected if isinstance(value, float) and row.expected else None
+
+    return error
+
+
+def _collective_row(raw: RawRow, gpu: Gpu) -> Row:
+    link = link_class(link_of(raw, gpu))
+    seconds = collective_seconds(gpu, raw["op"], number(raw, "bytes"), int(number(raw, "ranks")), link)
+    return timed_row(raw, seconds, gpu)
+
+
+def _expected_us(raw: RawRow) -> float:
+    return number(raw, "median_us", 0.0)
+
+
+def _facts(raw: RawRow) -> dict[str, object]:
+    return {"device": raw["device"], "dtype": raw["dtype"], "op": raw["op"]}

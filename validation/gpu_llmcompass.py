@@ -1,0 +1,88 @@
+"""The measured rows of LLMCompass (ISCA 2024): PyTorch operators timed on the host, launch and synchronise included.
+
+`time.time()` stands around the call and a device synchronise, so every time holds a host part that depends on the operator's
+PyTorch path. It is one constant for each operator and device: the least time of the operator's smallest shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..arch import gpu_gemm, gpu_vector
+from ..arch.gpu_collectives import collective_seconds
+from ..arch.gpu_config import Gpu, GpuLibrary
+from ..sim.errors import ConfigError
+from .contract import Row, compare, skip
+from .gpu_rows import RawRow, number
+
+LLMCOMPASS_COLUMNS = {"device", "dtype", "op", "batch", "M", "N", "K", "bytes", "measured_s"}
+TOLERANCE_PCT = {"matmul": 10.0, "softmax": 9.0, "layernorm": 8.0, "allreduce": 20.0, "gpt3_layer": 8.0}
+#: Host part of each operator, µs: what the smallest shapes take beyond our kernel time (LLMCompass calibration rows).
+HOST_US = {
+    "A100": {"matmul": 24.0, "softmax": 9.0, "layernorm": 47.0, "gelu": 44.0, "allreduce": 0.0},
+    "MI210": {"matmul": 24.0, "softmax": 40.0, "layernorm": 60.0, "gelu": 40.0, "allreduce": 0.0},
+}
+_BOARDS = {"A100": "a100-sxm-80gb", "A100x4-NVLink3": "a100-sxm-80gb", "MI210": "mi210"}
+
+
+def llmcompass_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]:
+    """Scores by operator; the operators of the GPT-3 layer form one group, with the layer's sum as a row."""
+    rows: list[Row] = []
+    layers: dict[str, list[Row]] = {}
+    for raw in table:
+        operator = "gpt3_layer" if raw["op"].startswith("gpt3_layer") else raw["op"]
+        group = f"llmcompass:{operator}" if _family(raw) == "A100" else f"llmcompass:{operator}:{_family(raw)}"
+        case = "/".join([raw["device"], raw["op"], *(raw[c] or "-" for c in ("batch", "M", "N", "K", "bytes"))])
+        measured_us = number(raw, "measured_s") * 1e6
+        seconds = predict_s(raw, gpus)
+        if seconds is None:
+            rows.append(skip(case, group, measured_us, f"no operator {raw['op']!r}", device=raw["device"]))
+            continue
+        row = compare(case, group, measured_us, seconds * 1e6, TOLERANCE_PCT.get(operator, 15.0), device=raw["device"])
+        rows.append(row)
+        if operator == "gpt3_layer":
+            layers.setdefault("prefill" if "prefill" in raw["op"] else "decode", []).append(row)
+    for phase, members in layers.items():
+        expected = sum(row.expected or 0.0 for row in members)
+        got = sum(row.got or 0.0 for row in members)
+        rows.append(compare(f"A100x4-NVLink3/gpt3_layer/{phase}", "llmcompass:gpt3_layer:sum", expected, got,
+                            TOLERANCE_PCT["gpt3_layer"], device="A100x4-NVLink3"))
+    return rows
+
+
+def _family(raw: RawRow) -> str:
+    return "MI210" if raw["device"].startswith("MI210") else "A100"
+
+
+def predict_s(raw: RawRow, gpus: Mapping[str, Gpu]) -> float | None:
+    """Host part and kernel of one row, or None for an operator that we do not know."""
+    gpu = gpus.get(raw["device"]) or gpus[_BOARDS.get(raw["device"], "a100-sxm-80gb")]
+    dtype = "fp32" if "fp32" in raw["dtype"] else "fp16"
+    operator = _operator(raw["op"])
+    host_s = HOST_US[_family(raw)].get(operator, 0.0) * 1e-6
+    m, n, k, batch = (number(raw, c, 1.0) for c in ("M", "N", "K", "batch"))
+    try:
+        if operator == "matmul":
+            return host_s + float(gpu_gemm.gemm(gpu, m, n, k, batch=batch, dtype=dtype, l2_warm=True).seconds[0])
+        if operator == "allreduce":
+            return host_s + collective_seconds(gpu, "allreduce", number(raw, "bytes"), 4)
+        name = {"gelu": "activation"}.get(operator, operator)
+        eager = Gpu(gpu.device, gpu.architecture, _eager_library(gpus))
+        return host_s + float(gpu_vector.vector(eager, name, m, n, dtype=dtype, l2_warm=True).seconds[0])
+    except ConfigError:
+        return None
+
+
+def _eager_library(gpus: Mapping[str, Gpu]) -> GpuLibrary:
+    return next(gpu.library for gpu in gpus.values() if gpu.library.name == "eager-2023")
+
+
+def _operator(op: str) -> str:
+    """The operator of a row; those of the GPT-3 layer by the part of their name that says it."""
+    if not op.startswith("gpt3_layer"):
+        return op
+    lowered = op.lower()
+    for key in ("allreduce", "layernorm", "softmax", "gelu"):
+        if key in lowered:
+            return key
+    return "matmul"

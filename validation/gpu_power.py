@@ -1,0 +1,49 @@
+"""Board power: kernels whose power was read while they ran, and sweeps of arithmetic intensity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..arch.gpu_config import Gpu
+from .contract import Row, compare, skip
+from .gpu_rows import KERNEL_OPS, RawRow, note, number, predict_kernels
+
+TOLERANCE_PCT = 10.0
+#: Readings of shorter kernels are reported apart: the sensor samples a quarter of the time (arXiv 2312.02741).
+_FROM_US = 100.0
+
+
+def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]:
+    """Scores of the rows that carry a board power."""
+    rows: list[Row] = []
+    kernels = [raw for raw in table if number(raw, "power_w") > 0 and raw["op"] in KERNEL_OPS and raw["device"] in gpus]
+    for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
+        assert time is not None
+        short = "" if number(raw, "median_us", 0.0) >= _FROM_US else ":lt100us"
+        rows.append(compare(raw["row_id"], f"power:{raw['op']}{short}", number(raw, "power_w"), float(time.power_w[0]),
+                            TOLERANCE_PCT, device=raw["device"], dtype=raw["dtype"]))
+    for raw in table:
+        if not number(raw, "power_w") > 0 or raw["op"] in KERNEL_OPS:
+            continue
+        if raw["op"] == "roofline" and raw["device"] in gpus:
+            rows.append(_sweep_row(raw, gpus[raw["device"]]))
+        elif raw["op"] == "power":
+            rows.append(skip(raw["row_id"], "power:power", number(raw, "power_w"),
+                             "the kernel's operation and byte counts are not in the row", device=raw["device"]))
+    return rows
+
+
+def _sweep_row(raw: RawRow, gpu: Gpu) -> Row:
+    """A point of an FMA sweep: the rates are measured, the watts are predicted from them."""
+    flops_per_s, bytes_per_s = number(raw, "value") * 1e9, float(note(raw, "GB/s") or "nan") * 1e9
+    watts = steady_power_w(gpu, flops_per_s, bytes_per_s, raw["dtype"] or "fp32")
+    return compare(raw["row_id"], "power:roofline", number(raw, "power_w"), watts, TOLERANCE_PCT, device=raw["device"],
+                   dtype=raw["dtype"])
+
+
+def steady_power_w(gpu: Gpu, flops_per_s: float, dram_bytes_per_s: float, dtype: str) -> float:
+    """Board power of a kernel that keeps these rates up, at full clock or at the limit."""
+    architecture = gpu.architecture
+    dynamic_w = (flops_per_s * gpu.pj_per_flop(dtype)
+                 + dram_bytes_per_s * (architecture.pj_per_dram_byte + architecture.pj_per_l2_byte)) * 1e-12
+    return min(gpu.device.power_limit_w, gpu.device.idle_power_w + dynamic_w)
