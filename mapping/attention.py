@@ -228,10 +228,9 @@ class _Unfused(_Parts):
     def _softmax(self) -> None:
         h, op = self.heads, self.op
         rows = h.batch * h.kv_heads * h.q_tokens * h.group
+        is_masked = op.causal and (op.q_tokens > 1 or (op.window is not None and op.window < op.kv_tokens))
         mask: dict[str, Any] = {"q_position": op.kv_tokens - op.q_tokens, "q_tokens": h.q_tokens, "group": h.group,
-                "window": op.window} if op.causal and op.q_tokens > 1 else {}
-        if op.q_tokens == 1 and op.causal and op.window is not None and op.window < op.kv_tokens:
-            mask: dict[str, Any] = {"q_position": op.kv_tokens - 1, "q_tokens": 1, "group": 1, "window": op.window}
+                                "window": op.window} if is_masked else {}
         is_resident = self.scores.resident and self.probabilities.resident
         room = min(self.site.room.activation_bytes, self.site.room.vector_bytes) // 2
         for first, count in tiles(rows, rows if is_resident else max(1, room // self.q.dtype.bytes_for(h.kv_tokens))):

@@ -50,14 +50,24 @@ def most_resident_bytes(program: TileProgram) -> int:
         for tensor in step.operands:
             dies[tensor] = index
     change = [0] * (len(program.steps) + 1)
-    for tensor, step in born.items():
-        change[step] += program.tensors[tensor].nbytes
-        change[max(step, dies.get(tensor, step)) + 1] -= program.tensors[tensor].nbytes
+    for tensor, birth in born.items():
+        change[birth] += program.tensors[tensor].nbytes
+        change[max(birth, dies.get(tensor, birth)) + 1] -= program.tensors[tensor].nbytes
     most = now = 0
     for delta in change:
         now += delta
         most = max(most, now)
     return most
+
+
+def allocating_units(program: TileProgram) -> dict[str, set[str]]:
+    """Which units allocate from each pool: one each, or waiting for room could deadlock."""
+    units: dict[str, set[str]] = {}
+    for segment in {id(step.segment): step.segment for step in program.steps}.values():
+        for buffer, first in zip(segment.buffers, segment.first_use, strict=True):
+            if first >= 0:
+                units.setdefault(buffer.pool, set()).add(segment.records[first].unit)
+    return units
 
 
 def broken_capacity_laws(program: TileProgram, sram_bytes: int) -> list[str]:
@@ -67,6 +77,8 @@ def broken_capacity_laws(program: TileProgram, sram_bytes: int) -> list[str]:
     for segment in {id(step.segment): step.segment for step in program.steps}.values():
         broken += [f"{segment.name} owns {wanted} bytes of {pool}, which has {capacity.get(pool, 0)}"
                    for pool, wanted in owned_bytes(segment).items() if wanted > capacity.get(pool, 0)]
+    broken += [f"{', '.join(sorted(units))} all allocate from {pool}" for pool, units in allocating_units(program).items()
+               if len(units) > 1]
     set_aside = sum(program.resident_bytes.values())
     if most_resident_bytes(program) > set_aside:
         broken.append(f"{most_resident_bytes(program)} bytes of residents live at once; {set_aside} are set aside")

@@ -26,8 +26,8 @@ def token_ids(rows: int, vocab: int, given: tuple[int, ...] | None) -> tuple[int
     """The token of each row: the *given* ones, else a fixed spread over the vocabulary (a gather has no locality to use)."""
     if given is not None:
         if len(given) != rows or not all(0 <= token < vocab for token in given):
-            raise ConfigError(f"{len(given)} token ids from {min(given, default=0)} to {max(given, default=0)}; the batch has {rows} "
-                              f"rows and the vocabulary {vocab} tokens", key="token_ids")
+            raise ConfigError(f"{len(given)} token ids from {min(given, default=0)} to {max(given, default=0)}; the batch has "
+                              f"{rows} rows and the vocabulary {vocab} tokens", key="token_ids")
         return given
     return tuple((row + 1) * _SPREAD % vocab for row in range(rows))
 
@@ -119,7 +119,7 @@ def lower_embedding(op: Operator, operands: tuple[Operand, ...], site: Site) -> 
         steered = (len(tiler.builder) - 1,)
         ranges = byte_ranges(table.dtype, tokens[first:first + count] * op.cols, op.cols)
         rows = View((count, op.cols), (op.cols, 1), 0, buffer=tiler.load(table, ranges, count * op.cols, steered))
-        reads = (rows,) if not table.dtype.group else (tiler.converted(rows, table.dtype, out.dtype),)
+        reads: tuple[View, ...] = (rows,) if not table.dtype.group else (tiler.converted(rows, table.dtype, out.dtype),)
         window = out.window((count, op.cols), offset=first * op.cols)
         sink = tiler.sink(window)
         if op.has_positions:

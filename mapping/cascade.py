@@ -1,0 +1,254 @@
+"""Fused attention on a 2-D and a 1-D array: the tiles of each design, run on units that work in order.
+
+The one-pass cascade (Nayak et al., "FuseMax", MICRO 2024, cascade 5) splits keys into M1 tiles of n and queries into tiles of n,
+P1 of which stay in the buffer while K and V pass by once. For a tile of n×n scores it computes, with the n×n array (2-D) or the n lanes (1-D):
+
+    QK   scores (e MACs a PE)          LM   maximum of each column, which travels down n rows
+    RM   running maximum               PRM  correction exp(old − new maximum)
+    SLN  exponentials                  SLD  sums of columns      SPD, RD  running sum, corrected
+    SLNV exponentials times V (f MACs) SPNV, RNV  running output, corrected;   AV  one division for each output, at the end
+
+On 2-D PEs an exponential is a Taylor series of 6 MACs and an add; FLAT's 1-D array has a unit for it. Designs:
+
+- ``binding`` (FuseMax): tiles are interleaved on both arrays, so that the column's latency and the 1-D work are hidden.
+- ``architecture``: the same arrays, one tile at a time; the 2-D array waits for the maximum and for the 1-D array.
+- ``cascade``: the one-pass cascade on FLAT's arrays, all but QK and SLNV on the 1-D array; tiles overlap.
+
+Cycles come out of the tasks below and what each waits for; no closed form of a design's latency is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from ..arch.einsum_arrays import WORD_BYTES, EinsumMachine
+from .flat import AttentionShape
+from .in_order import InOrderUnits, steady_total
+
+Design = Literal["binding", "architecture", "cascade"]
+TAYLOR_OPS = 7                        # exponential on a PE without an exp unit: 6 MACs and an add
+EXP_UNIT_OPS = 2                      # subtract, then the exp unit
+#: Tiles between QK and SLN, and between SLNV and the 1-D array's use of its results: enough to hide n = 256 cycles down a column
+#: with tiles of 137 cycles or more.
+LAG = 3
+#: Key tiles of a block, and blocks, that are simulated before a period is looked for.
+KEY_PROBE, BLOCK_PROBE = 8, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Query tiles that stay in the buffer (P1), key tiles, and resident blocks of each head."""
+
+    resident: int
+    key_tiles: int
+    blocks: int
+
+
+def tiling(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Tiling:
+    """The largest P1 that divides the query tiles and fits beside two halves of a K and V tile.
+
+    For each query the buffer holds q, the running maximum, sum and output; on FLAT's arrays also a tile's scores and exponentials,
+    which there pass through the buffer on their way to the 1-D array.
+    """
+    n, words = machine.n, shape.e + 2 + shape.f + (2 * machine.n if design == "cascade" else 0)
+    room = machine.buffer_bytes - n * (shape.e + shape.f) * WORD_BYTES
+    tiles = shape.queries // n
+    fits = room // (words * n * WORD_BYTES)
+    resident = max((factor for factor in range(1, tiles + 1) if tiles % factor == 0 and factor <= fits), default=0)
+    if shape.queries % n or shape.keys % n or not resident:
+        raise ValueError(f"{shape.queries} queries by {shape.keys} keys do not tile by {n} in {machine.buffer_bytes} bytes")
+    return Tiling(resident, shape.keys // n, tiles // resident)
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeRun:
+    """What a whole attention takes: cycles, busy cycles of each array (2-D in whole-array MAC cycles), DRAM bytes."""
+
+    cycles: float
+    busy_2d: float
+    busy_1d: float
+    dram_bytes: float
+    tiling: Tiling
+
+
+def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> CascadeRun:
+    """Simulate the attention tile by tile; long regular stretches by their period (key tiles of a block, blocks)."""
+    cut = tiling(shape, machine, design)
+    period = _PERIODS[design]
+    bytes_per_cycle = machine.memory.bytes_per_s / machine.clock_hz
+    blocks = shape.heads * cut.blocks
+    ends = {m: _block_ends(period, shape.e, shape.f, machine.n, bytes_per_cycle, cut.resident, m)
+            for m in _probed(cut.key_tiles)}
+
+    def block_end(block: int) -> float:
+        if cut.key_tiles in ends:
+            return ends[cut.key_tiles][block - 1]
+        return steady_total(lambda m: ends[m][block - 1], cut.key_tiles, KEY_PROBE)
+
+    tiles = shape.heads * cut.blocks * cut.key_tiles * cut.resident
+    per_tile, per_query_tile = _BUSY[design](shape.e, shape.f, machine.n), shape.f
+    return CascadeRun(
+        cycles=steady_total(block_end, blocks, BLOCK_PROBE),
+        busy_2d=tiles * per_tile[0],
+        busy_1d=tiles * per_tile[1] + shape.heads * shape.queries // machine.n * per_query_tile,
+        dram_bytes=WORD_BYTES * (shape.heads * shape.queries * (shape.e + shape.f)
+                                 + shape.heads * cut.blocks * shape.keys * (shape.e + shape.f)),
+        tiling=cut,
+    )
+
+
+def _probed(key_tiles: int) -> tuple[int, ...]:
+    return (key_tiles,) if key_tiles <= KEY_PROBE + 2 else tuple(KEY_PROBE + step for step in range(3))
+
+
+TileFunction = Callable[["_State", int, int, int], None]
+
+
+class _State:
+    """The run so far: units, and when the values that later tasks wait for are ready, by resident query tile."""
+
+    def __init__(self, e: int, f: int, n: int, bytes_per_cycle: float, resident: int) -> None:
+        self.units = InOrderUnits()
+        self.e, self.f, self.n, self.resident = e, f, n, resident
+        self.bytes_per_cycle = bytes_per_cycle
+        self.queries_in = [0.0] * resident            # this block's q tile has arrived
+        self.queries_free = [0.0] * resident          # its space may be overwritten: the last QK that reads it has ended
+        self.output_free = [0.0] * resident           # the running output of the block before has been stored
+        self.keys_in: list[float] = []                # arrival of the K, V halves, in order
+        self.keys_free: list[float] = []              # end of the last task that reads them
+        self.queue: list[tuple[int, int, int]] = []   # tiles (block, m, p) in the order of their QK
+        self.maximum_at: dict[int, float] = {}        # by tile number: when each value is ready
+        self.weights_at: dict[int, float] = {}
+        self.values_at: dict[int, float] = {}
+        self.correction_at: dict[int, float] = {}
+
+    def transfer(self, words: int, after: tuple[float, ...]) -> float:
+        return self.units.run("dram", words * WORD_BYTES / self.bytes_per_cycle, after)
+
+    def load_keys(self) -> None:
+        """The next half-tile pair of K and V; two tiles fit, so it waits for the end of the one before the last."""
+        index = len(self.keys_in)
+        freed = (self.keys_free[index - 2],) if index >= 2 else ()
+        self.keys_in.append(self.transfer(self.n * (self.e + self.f), freed))
+        self.keys_free.append(0.0)
+
+    def finish(self, p: int, ready: float) -> None:
+        """Divide the outputs of query tile p and store them."""
+        divided = self.units.run("1d", self.f, (ready,))
+        self.output_free[p] = self.transfer(self.n * self.f, (divided,))
+
+
+@lru_cache(maxsize=256)
+def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: float, resident: int,
+                key_tiles: int) -> tuple[float, ...]:
+    """The ends of the first blocks of a run whose blocks have *key_tiles* key tiles."""
+    state = _State(e, f, n, bytes_per_cycle, resident)
+    ends: list[float] = []
+    for block in range(BLOCK_PROBE + 2):
+        for m in range(key_tiles):
+            if m == 0:
+                for p in range(resident):
+                    state.queries_in[p] = state.transfer(n * e, (state.queries_free[p],))
+            state.load_keys()
+            for p in range(resident):
+                state.queue.append((block, m, p))
+                period(state, len(state.queue) - 1, key_tiles, len(ends))
+        ends.append(state.units.end)
+    return tuple(ends)
+
+
+def _scores(state: _State, tile: int, *, wait: tuple[float, ...] = ()) -> float:
+    """QK of a tile on the 2-D array; returns its end."""
+    _, m, p = state.queue[tile]
+    key = tile // state.resident
+    end = state.units.run("2d", state.e, (state.queries_in[p], state.keys_in[key], *wait))
+    state.queries_free[p] = end
+    return end
+
+
+def _interleaved(state: _State, tile: int, key_tiles: int, _: int) -> None:
+    """One slot of FuseMax's binding: QK and LM of this tile, the exponentials of one LAG back, the 1-D work of one 2·LAG back."""
+    units, e_to_max = state.units, state.n
+    _scores(state, tile)
+    state.maximum_at[tile] = units.run("2d", 1) + e_to_max
+    older = tile - LAG
+    if older >= 0:
+        running = units.run("1d", 1, (state.maximum_at.pop(older),))
+        state.correction_at[older] = units.run("1d", TAYLOR_OPS, (running,))
+        units.run("1d", 1, (state.correction_at[older],))                                    # SPD
+        units.run("2d", TAYLOR_OPS, (running,))
+        units.run("2d", 1)                                                                   # SLD
+        end = units.run("2d", state.f)
+        state.values_at[older] = end + state.n
+        state.keys_free[older // state.resident] = end
+    oldest = tile - 2 * LAG
+    if oldest >= 0:
+        _, m, p = state.queue[oldest]
+        ready = state.values_at.pop(oldest)
+        units.run("1d", 1, (ready,))                                                         # RD
+        units.run("1d", state.f, (state.correction_at.pop(oldest), state.output_free[p] if m == 0 else 0.0))   # SPNV
+        output = units.run("1d", state.f, (ready,))                                          # RNV
+        if m == key_tiles - 1:
+            state.finish(p, output)
+
+
+def _one_at_a_time(state: _State, tile: int, key_tiles: int, _: int) -> None:
+    """A tile of the +architecture design: nothing of the next tile starts on the 2-D array before the 1-D array is done."""
+    units, (_, m, p) = state.units, state.queue[tile]
+    previous = state.values_at.get(tile - 1, 0.0)
+    _scores(state, tile, wait=(previous,))
+    maximum = units.run("2d", 1) + state.n
+    running = units.run("1d", 1, (maximum,))
+    correction = units.run("1d", TAYLOR_OPS, (running,))
+    units.run("1d", 1, (correction,))                                                        # SPD
+    units.run("2d", TAYLOR_OPS, (running,))
+    summed = units.run("2d", 1)
+    products = units.run("2d", state.f)
+    units.run("1d", state.f, (correction, summed, state.output_free[p] if m == 0 else 0.0))  # SPNV
+    output = units.run("1d", state.f)                                                        # RNV takes SLNV as it leaves
+    state.values_at = {tile: max(output, products)}
+    units.run("1d", 1, (summed,))                                                            # RD: beside the next tile's QK
+    state.keys_free[tile // state.resident] = products
+    if m == key_tiles - 1:
+        state.finish(p, output)
+
+
+def _on_flat_arrays(state: _State, tile: int, key_tiles: int, _: int) -> None:
+    """A slot of +cascade: QK of this tile, softmax of the one before on the lanes, its product with V after that."""
+    units = state.units
+    state.maximum_at[tile] = _scores(state, tile)
+    older = tile - 1
+    if older >= 0:
+        units.run("1d", state.n, (state.maximum_at.pop(older),))                             # LM: n scores a lane
+        running = units.run("1d", 1)
+        units.run("1d", EXP_UNIT_OPS + 1, (running,))                                        # PRM, SPD
+        weights = units.run("1d", EXP_UNIT_OPS * state.n)                                    # SLN
+        units.run("1d", state.n + 1)                                                         # SLD, RD
+        end = units.run("2d", state.f, (weights,))
+        state.values_at[older] = end
+        state.keys_free[older // state.resident] = end
+    oldest = tile - 2
+    if oldest >= 0:
+        _, m, p = state.queue[oldest]
+        units.run("1d", state.f, (state.output_free[p] if m == 0 else 0.0,))                 # SPNV
+        output = units.run("1d", state.f, (state.values_at.pop(oldest),))                    # RNV
+        if m == key_tiles - 1:
+            state.finish(p, output)
+
+
+_PERIODS: dict[Design, TileFunction] = {"binding": _interleaved, "architecture": _one_at_a_time, "cascade": _on_flat_arrays}
+
+
+def _fusemax_busy(e: int, f: int, _: int) -> tuple[int, int]:
+    return e + f + TAYLOR_OPS + 2, TAYLOR_OPS + 3 + 2 * f
+
+
+def _flat_busy(e: int, f: int, n: int) -> tuple[int, int]:
+    return e + f, (2 + EXP_UNIT_OPS) * n + EXP_UNIT_OPS + 3 + 2 * f
+
+
+_BUSY: dict[Design, Callable[[int, int, int], tuple[int, int]]] = {
+    "binding": _fusemax_busy, "architecture": _fusemax_busy, "cascade": _flat_busy}

@@ -1,0 +1,134 @@
+"""What each compute function means, on plain arrays: the one definition that the functional interpreter executes.
+
+A function takes the arrays of its reads, what its writes held before, and its parameters, and gives the arrays of its writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Function = Callable[[Sequence[Array], Sequence[Array], Mapping[str, Any]], tuple[Array, ...]]
+
+#: ε of the norms: Llama's rms_norm_eps and GPT-2's layer_norm_epsilon (their config.json). No cost depends on it.
+NORM_EPSILON = 1e-5
+#: Base of the rotary angles (Su et al., 2021, arXiv:2104.09864, §3.2.2). No cost depends on it.
+ROPE_BASE = 10000.0
+
+
+def _matmul(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    product = reads[0] @ reads[1]
+    return (before[0] + product,) if params.get("accumulate") else (product,)
+
+
+def _silu(x: Array) -> Array:
+    return np.asarray(x / (1 + np.exp(-x)))
+
+
+def _gelu(x: Array) -> Array:
+    return np.asarray(0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+
+
+def _relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def _rmsnorm(x: Array, weight: Array, bias: Array | float = 0.0) -> Array:
+    return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + NORM_EPSILON) * weight + bias)
+
+
+def _layernorm(x: Array, weight: Array, bias: Array | float = 0.0) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return np.asarray(centred / np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + NORM_EPSILON) * weight + bias)
+
+
+def _rope(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """x [rows, heads, head_dim]: rotate the pairs (i, i + head_dim/2) by position · base^(−2i/head_dim)."""
+    x = reads[0]
+    half = x.shape[-1] // 2
+    positions = params["position"] + (params["row"] + np.arange(x.shape[0])) % params["tokens"]
+    angle = positions[:, None, None] * ROPE_BASE ** (-np.arange(half) / half)
+    first, second = x[..., :half], x[..., half:]
+    return (np.concatenate((first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)),
+                           axis=-1),)
+
+
+def _hidden(queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], window: int | None) -> npt.NDArray[np.bool_]:
+    """[query, key]: whether the causal (sliding window) mask hides the key from the query."""
+    hidden = keys[None, :] > queries[:, None]
+    return hidden if window is None else hidden | (keys[None, :] <= queries[:, None] - window)
+
+
+def _softmax(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Rows of scores; with ``row`` … they are rows (token · group + head) of causal attention, masked by position."""
+    scores = reads[0]
+    if "q_position" in params:
+        rows = params["row"] + np.arange(scores.shape[0])
+        queries = params["q_position"] + rows // params["group"] % params["q_tokens"]
+        scores = np.where(_hidden(queries, np.arange(scores.shape[-1]), params["window"]), -np.inf, scores)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return (weights / weights.sum(axis=-1, keepdims=True),)
+
+
+def _online_softmax(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Scores [..., q, t] (then the running maximum and sum [..., q] and output [..., q, d]) → probabilities against the new
+    maximum, the new maximum and sum (and the output rescaled). With ``q_position`` the causal mask hides keys."""
+    scores = reads[0] * params["scale"]
+    if "q_position" in params:
+        queries = params["q_position"] + np.arange(scores.shape[-2])
+        keys = params["kv_position"] + np.arange(scores.shape[-1])
+        scores = np.where(_hidden(queries, keys, params["window"]), -np.inf, scores)
+    is_first = len(reads) == 1
+    maximum = scores.max(axis=-1) if is_first else np.maximum(reads[1], scores.max(axis=-1))
+    finite = np.where(np.isneginf(maximum), 0.0, maximum)          # a row that has seen no key yet
+    probabilities = np.exp(scores - finite[..., None])
+    total = probabilities.sum(axis=-1)
+    if is_first:
+        return probabilities, maximum, total
+    rescale = np.exp(reads[1] - finite)
+    return probabilities, maximum, reads[2] * rescale + total, reads[3] * rescale[..., None]
+
+
+def _plain(function: Callable[..., Array]) -> Function:
+    return lambda reads, before, params: (function(*reads),)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+FUNCTIONS: dict[str, Function] = {
+    "matmul": _matmul,
+    "copy": _plain(_same),
+    "dequantize": _plain(_same),                   # arrays hold values, not codes: packing does not change them
+    "quantize": _plain(_same),
+    "scale": lambda reads, before, params: (reads[0] * params["factor"],),
+    "add": _plain(lambda a, b: a + b),
+    "mul": _plain(lambda a, b: a * b),
+    "relu": _plain(_relu),
+    "silu": _plain(_silu),
+    "gelu": _plain(_gelu),
+    "gelu_tanh": _plain(_gelu_tanh),
+    "relu_mul": _plain(lambda a, b: _relu(a) * b),
+    "silu_mul": _plain(lambda a, b: _silu(a) * b),
+    "gelu_mul": _plain(lambda a, b: _gelu(a) * b),
+    "gelu_tanh_mul": _plain(lambda a, b: _gelu_tanh(a) * b),
+    "rmsnorm": _plain(_rmsnorm),
+    "layernorm": _plain(_layernorm),
+    "rope": _rope,
+    "softmax": _softmax,
+    "online_softmax": _online_softmax,
+    "online_softmax_end": _plain(lambda output, total: output / total[..., None]),
+}
+
+#: Functions that read packed or group-scaled elements as they are stored.
+READS_PACKED = frozenset({"dequantize", "quantize"})

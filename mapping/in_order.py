@@ -1,0 +1,47 @@
+"""Tile tasks on units that work in order: when each starts and ends, and what a long regular run comes to.
+
+A task starts when its unit has ended the tasks before it and all that it waits for has arrived. Times are in cycles of one clock
+(float: a memory transfer need not be whole).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class InOrderUnits:
+    """Units by name, each with the time it is free, and the time it was busy."""
+
+    free: dict[str, float] = field(default_factory=dict)
+    busy: dict[str, float] = field(default_factory=dict)
+
+    def run(self, unit: str, cycles: float, after: Iterable[float] = ()) -> float:
+        """Append a task that waits for the times *after*; returns its end."""
+        start = max(self.free.get(unit, 0.0), *after, 0.0)
+        self.free[unit] = start + cycles
+        self.busy[unit] = self.busy.get(unit, 0.0) + cycles
+        return start + cycles
+
+    @property
+    def end(self) -> float:
+        return max(self.free.values())
+
+
+class NotSteadyError(RuntimeError):
+    """Consecutive iterations did not come to the same time, so that the run cannot be shortened."""
+
+
+def steady_total(end_of: Callable[[int], float], count: int, probe: int, tolerance: float = 1e-6) -> float:
+    """The end of *count* equal iterations: exact up to ``probe + 2``, else by the period that three ends in a row confirm.
+
+    ``end_of(i)`` is the end of iteration *i* (from 1) of a run that is simulated up to it.
+    """
+    if count <= probe + 2:
+        return end_of(count)
+    first, second, third = (end_of(probe + step) for step in range(3))
+    period = third - second
+    if abs(period - (second - first)) > tolerance * max(1.0, period):
+        raise NotSteadyError(f"iterations {probe + 1} and {probe + 2} take {second - first} and {period} cycles")
+    return third + (count - probe - 2) * period
