@@ -1,0 +1,176 @@
+"""Address mappings: which bits of an address choose the channel, the bank, the row and the column.
+
+A mapping is a string of fields from the most to the least significant, Ramulator style: ``RoBaBgRaSidPcCoCh``. A field may
+stand twice with a width (``Co3`` = three bits of the column at that place); without one it takes the bits that are left.
+``^Ba`` or ``^Bg`` (appended after ``/``) permutes those bits with low row bits (permutation-based interleaving: Zhang, Zhu and Zhang,
+MICRO 2000), which spreads rows that would collide in one bank.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import layout as at
+from .standard import Organisation
+
+Int64Array = npt.NDArray[np.int64]
+#: Field names of a mapping and the level each means; channel bits are taken out before a channel sees the address.
+FIELDS = {"Ro": "row", "Co": "column", "Ch": "channel", "Pc": "pseudo_channel", "Ra": "rank", "Sid": "stack_id",
+          "Bg": "bank_group", "Ba": "bank"}
+_TOKEN = re.compile(r"(Ro|Co|Ch|Pc|Ra|Sid|Bg|Ba)(\d*)")
+_TREE = ("pseudo_channel", "rank", "stack_id", "bank_group", "bank")
+
+
+class MappingError(ValueError):
+    """A mapping string that does not fit its organisation."""
+
+
+def bits_of(size: int, what: str) -> int:
+    """How many address bits *size* nodes take."""
+    if size & (size - 1):
+        raise MappingError(f"{what} is {size}, not a power of two, so it cannot be a field of address bits")
+    return size.bit_length() - 1
+
+
+@dataclass(frozen=True, slots=True)
+class AddressMap:
+    """A bijection between byte addresses and (channel, pseudo-channel … column) of *channels* equal channels.
+
+    The channel field may be any number of channels (5 stacks of 16): it is taken out by division at its place; the rest, the
+    channel-local burst index, is split by shifts. Rows are the most significant field and need not be a power of two.
+    """
+
+    organisation: Organisation
+    channels: int
+    granule_bursts: int                  # consecutive bursts that stay in one channel
+    segments: Int64Array                 # (n, A_SIZE), then the xors
+    xors: int
+
+    def local(self, burst: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """(channel, channel-local burst index) of global burst numbers."""
+        block, inside = np.divmod(burst, self.granule_bursts)
+        high, channel = np.divmod(block, self.channels)
+        return channel, high * self.granule_bursts + inside
+
+    def burst(self, channel: Int64Array, local: Int64Array) -> Int64Array:
+        """The inverse of :meth:`local`."""
+        high, inside = np.divmod(local, self.granule_bursts)
+        return (high * self.channels + channel) * self.granule_bursts + inside
+
+    def decode(self, local: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """(flat bank, row, column) of channel-local burst indices; the kernel's own decoding, vectorised."""
+        fields = [np.zeros_like(local) for _ in range(3)]
+        count = len(self.segments) - self.xors
+        for low, mask, field, to in self.segments[:count]:
+            fields[field] |= ((local >> low) & mask) << to
+        for low, mask, _, to in self.segments[count:]:
+            fields[at.FIELD_BANK] ^= ((fields[at.FIELD_ROW] >> low) & mask) << to
+        return fields[at.FIELD_BANK], fields[at.FIELD_ROW], fields[at.FIELD_COLUMN]
+
+    def encode(self, bank: Int64Array, row: Int64Array, column: Int64Array) -> Int64Array:
+        """The inverse of :meth:`decode`."""
+        count = len(self.segments) - self.xors
+        bank = bank.copy()
+        for low, mask, _, to in self.segments[count:]:
+            bank ^= ((row >> low) & mask) << to
+        local = np.zeros_like(bank)
+        for low, mask, field, to in self.segments[:count]:
+            local |= (((bank, row, column)[field] >> to) & mask) << low
+        return local
+
+    def channel_ranges(self, ranges: Int64Array) -> list[tuple[Int64Array, Int64Array]]:
+        """For each channel, (local start, number) of the bursts that cover the byte *ranges* (n, 2: address, bytes)."""
+        size = self.organisation.bytes_per_burst
+        start = ranges[:, 0] // size
+        end = -(-(ranges[:, 0] + ranges[:, 1]) // size)
+        low, high = self.local_bounds(start), self.local_bounds(end)
+        return [(low[c], high[c] - low[c]) for c in range(self.channels)]
+
+    def local_bounds(self, burst: Int64Array) -> Int64Array:
+        """[channel, i]: how many channel-local bursts lie before global *burst[i]*; ranges stay contiguous in each channel."""
+        block, inside = np.divmod(burst, self.granule_bursts)
+        high, channel = np.divmod(block, self.channels)
+        own = np.arange(self.channels, dtype=np.int64)[:, None]
+        part = np.where(own < channel, self.granule_bursts, np.where(own == channel, inside, 0))
+        return high * self.granule_bursts + part
+
+
+def parse_mapping(text: str, organisation: Organisation, channels: int = 1) -> AddressMap:
+    """The map that *text* means for *channels* channels of *organisation*."""
+    order, _, permuted = text.partition("/")
+    tokens = [(FIELDS[name], int(width) if width else None) for name, width in _TOKEN.findall(order)]
+    if "".join(f"{name}{width}" for name, width in _TOKEN.findall(order)) != order or not tokens:
+        raise MappingError(f"'{order}' is no address mapping; write fields such as RoBaBgCoCh, of {', '.join(FIELDS)}")
+    sizes = dict(organisation.level_sizes) | {"column": organisation.bursts_per_row, "row": organisation.rows}
+    bits = {level: bits_of(size, level) for level, size in sizes.items() if level not in ("channel", "row")}
+    bits["row"] = max(1, (organisation.rows - 1).bit_length())
+    bits["channel"] = 0
+    for level, count in bits.items():
+        if count and level not in {name for name, _ in tokens}:
+            raise MappingError(f"'{text}' does not place the {level}, which has {count} address bits")
+    _check_widths(tokens, bits, text)
+    if tokens[0][0] != "row":
+        raise MappingError(f"'{text}' must begin with Ro: rows are the most significant bits")
+    bank_shift, shift = {}, 0
+    for level in reversed(_TREE):
+        bank_shift[level] = shift
+        shift += bits[level]
+    segments, granule = _segments(tokens, bits, bank_shift)
+    if channels > 1 and granule is None:
+        raise MappingError(f"'{text}' does not place the channel (Ch), of which there are {channels}")
+    xors = _permutations(permuted, bits, bank_shift, text)
+    return AddressMap(organisation, channels, granule or 1, np.array(segments + xors, np.int64).reshape(-1, at.A_SIZE),
+                      len(xors))
+
+
+def _check_widths(tokens: list[tuple[str, int | None]], bits: dict[str, int], text: str) -> None:
+    for level, count in bits.items():
+        widths = [width for name, width in tokens if name == level]
+        given = sum(width for width in widths if width is not None)
+        if level == "channel":
+            if len(widths) > 1:
+                raise MappingError(f"'{text}' places the channel {len(widths)} times; one place is supported")
+        elif widths.count(None) > 1 or given > count or (None not in widths and given != count):
+            raise MappingError(f"'{text}' gives the {level} {given} bits in {len(widths)} places; it has {count}")
+
+
+def _segments(
+    tokens: list[tuple[str, int | None]], bits: dict[str, int], bank_shift: dict[str, int],
+) -> tuple[list[tuple[int, int, int, int]], int | None]:
+    """Address segments from the least significant field up, and the bursts below the channel field (None: no such field)."""
+    left, segments, position, granule = dict(bits), [], 0, None
+    placed = dict.fromkeys(bits, 0)
+    explicit = {level: sum(w for name, w in tokens if name == level and w is not None) for level in bits}
+    for level, width in reversed(tokens):
+        if level == "channel":
+            granule = 1 << position
+            continue
+        size = width if width is not None else bits[level] - explicit[level]
+        if size:
+            field = {"row": at.FIELD_ROW, "column": at.FIELD_COLUMN}.get(level, at.FIELD_BANK)
+            mask = (1 << size) - 1 if level != "row" else (1 << 40) - 1
+            segments.append((position, mask, field, bank_shift.get(level, 0) + placed[level]))
+        placed[level] += size
+        left[level] -= size
+        position += size
+    return segments, granule
+
+
+def _permutations(
+    permuted: str, bits: dict[str, int], bank_shift: dict[str, int], text: str,
+) -> list[tuple[int, int, int, int]]:
+    """Xor segments: the named bank fields, low to high, take consecutive row bits."""
+    names = [name for name in permuted.split("^") if name]
+    xors, row_bit = [], 0
+    for name in names:
+        level = FIELDS.get(name)
+        if level not in bank_shift:
+            raise MappingError(f"'{text}' permutes {name!r}; only {', '.join(n for n in FIELDS if FIELDS[n] in bank_shift)} can be")
+        if bits[level]:
+            xors.append((row_bit, (1 << bits[level]) - 1, at.FIELD_BANK, bank_shift[level]))
+        row_bit += bits[level]
+    return xors

@@ -1,0 +1,119 @@
+"""The channels of a memory as classes: channels with the same starting state and the same requests are simulated once.
+
+A class is one row of controller state and one list of descriptors. A transfer that asks different things of a class's members
+splits it: the representative's state and list are copied. With *exact*, every channel is a class of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import layout as at
+from .controller import descriptors
+from .tables import Tables
+
+Int64Array = npt.NDArray[np.int64]
+_FIRST_DESCRIPTORS = 64
+
+
+class Channels:
+    """States and descriptors of the classes, and which channels each class stands for."""
+
+    def __init__(self, tables: Tables, channels: int, refresh_phases: int, *, exact: bool) -> None:
+        self.tables, self.total = tables, channels
+        phase = np.arange(channels) * refresh_phases // channels if refresh_phases > 1 else np.zeros(channels, np.int64)
+        keys = np.arange(channels) if exact else phase
+        kinds, first = np.unique(keys, return_index=True)
+        self.members: list[Int64Array] = [np.flatnonzero(keys == kind) for kind in kinds]
+        self.states = tables.new_states(len(kinds))
+        interval = int(tables.params[at.P_REFI])
+        if interval > 0 and refresh_phases > 1:
+            # The k-th of n groups begins k n-ths of an interval earlier, so that its bound on postponing holds too.
+            self.states[:, at.S_NEXT_REFRESH] -= phase[first] * interval // refresh_phases
+        self.descriptors = np.zeros((len(kinds), _FIRST_DESCRIPTORS, at.D_SIZE), np.int64)
+
+    @property
+    def classes(self) -> int:
+        return len(self.members)
+
+    def submit(
+        self, low: Int64Array, high: Int64Array, tick: int, write: bool, transfers: Int64Array, transfer: int,
+    ) -> None:
+        """Queue the channel-local bursts [low, high) of each channel (rows) and range (columns) for row *transfer* of the table."""
+        self._split(low, high, transfers)
+        made = 0
+        for k, members in enumerate(self.members):
+            start = low[members[0]]
+            count = high[members[0]] - start
+            wanted = count > 0
+            number = int(wanted.sum())
+            if not number:
+                continue
+            tail = self._room(k, number)
+            self.descriptors[k, tail:tail + number] = descriptors(
+                start[wanted], count[wanted], np.full(number, tick), np.full(number, write), transfer)
+            self.states[k, at.S_DESC_TAIL] = tail + number
+            made += number
+        transfers[transfer] = made, 0
+
+    def _split(self, low: Int64Array, high: Int64Array, transfers: Int64Array) -> None:
+        """Part every class whose members are asked different things."""
+        wanted = np.concatenate((low, high - low), axis=1)
+        wanted[:, :low.shape[1]] *= high > low            # where nothing is wanted it does not matter from where
+        if (wanted == wanted[0]).all():
+            return
+        for k in range(len(self.members)):
+            members = self.members[k]
+            rows = wanted[members]
+            if (rows == rows[0]).all():
+                continue
+            _, kind = np.unique(rows, axis=0, return_inverse=True)
+            kind = kind.reshape(-1)
+            parts = [members[kind == i] for i in range(int(kind.max()) + 1)]
+            self.members[k] = parts[0]
+            self.members.extend(parts[1:])
+            for part in self.descriptors[k, :int(self.states[k, at.S_DESC_TAIL])]:
+                if part[at.D_LEFT] > 0:                   # a transfer in flight now ends in more places
+                    transfers[part[at.D_TRANSFER], at.X_LEFT] += len(parts) - 1
+            self.states = np.concatenate((self.states, np.repeat(self.states[k:k + 1], len(parts) - 1, axis=0)))
+            self.descriptors = np.concatenate((self.descriptors, np.repeat(self.descriptors[k:k + 1], len(parts) - 1, axis=0)))
+
+    def _room(self, k: int, number: int) -> int:
+        """Where *number* more descriptors of class *k* go: finished ones are dropped, the table grows when it must."""
+        state = self.states[k]
+        tail = int(state[at.S_DESC_TAIL])
+        if tail + number <= self.descriptors.shape[1]:
+            return tail
+        done = int(state[at.S_DESC_LOW])
+        left = self.descriptors[k, :, at.D_LEFT]
+        while done < state[at.S_DESC_HEAD] and left[done] == 0:
+            done += 1
+        if done:
+            self.descriptors[k, :tail - done] = self.descriptors[k, done:tail].copy()
+            for index in (at.S_DESC_HEAD, at.S_DESC_TAIL):
+                state[index] -= done
+            state[at.S_DESC_LOW] = 0
+            offset, slots = int(self.tables.params[at.P_O_SLOT_DESC]), int(self.tables.params[at.P_SLOTS])
+            state[offset:offset + slots] -= done
+            tail -= done
+        while tail + number > self.descriptors.shape[1]:
+            self.descriptors = np.concatenate((self.descriptors, np.zeros_like(self.descriptors)), axis=1)
+        return tail
+
+    def counters(self) -> dict[str, Any]:
+        """Sums over all channels."""
+        weight = np.array([len(members) for members in self.members], np.int64)
+        p, total = self.tables.params, (self.states * weight[:, None]).sum(axis=0)
+        counts = total[p[at.P_O_COUNT]:p[at.P_O_COUNT] + p[at.P_COMMANDS]]
+        pairs = {name: int(total[first] + total[first + 1]) for name, first in (
+            ("row_hits", at.S_ROW_HITS), ("row_misses", at.S_ROW_MISSES), ("row_conflicts", at.S_ROW_CONFLICTS))}
+        return {
+            "commands": {name: int(n) for name, n in zip(self.tables.commands, counts, strict=True)},
+            **pairs,
+            "reads": int(total[at.S_READS_DONE]), "writes": int(total[at.S_WRITES_DONE]),
+            "merged": int(total[at.S_MERGED] + total[at.S_MERGED + 1]), "turnarounds": int(total[at.S_TURNAROUNDS]),
+            "refreshes_owed_max": int(self.states[:, at.S_OWED_MAX].max()),
+        }

@@ -1,0 +1,140 @@
+"""Controller options, the presets that reproduce two public simulators, and the replay of a trace on one channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from ..sim.config import Config
+from . import layout as at
+from .address import AddressMap
+from .kernel import advance
+from .standard import DramStandard, Organisation
+from .tables import Tables, compile_tables
+
+Int64Array = npt.NDArray[np.int64]
+_SCHEDULERS = {"fr-fcfs": at.SCHED_READY, "fcfs": at.SCHED_IN_ORDER, "banked": at.SCHED_BANKED}
+
+
+class ControllerConfig(Config):
+    """How requests of one channel become commands. The defaults are those of the preset ``ramulator``."""
+
+    scheduler: Literal["fr-fcfs", "fcfs", "banked"] = "fr-fcfs"
+    row_hits_first: bool = False                         # row hits before older requests that need another row
+    row_hit_cap: Annotated[int, Field(ge=0)] = 0         # hits in a row while an older miss waits; 0: no cap
+    page_policy: Literal["open", "closed", "timeout"] = "open"
+    page_timeout_cycles: Annotated[int, Field(ge=0)] = 0
+    read_queue: Annotated[int, Field(ge=1, le=4096)] = 32
+    write_queue: Annotated[int, Field(ge=1, le=4096)] = 32
+    write_high_watermark: Annotated[float, Field(gt=0, le=1)] = 0.8
+    write_low_watermark: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    merge_writes: bool = False                           # requests to an address whose write still waits need no burst
+    merge_reads: bool = False
+    refresh: Literal["all_bank", "per_bank", "none"] = "all_bank"
+    refresh_postponed_max: Annotated[int, Field(ge=0, le=32)] = 0
+    refresh_blocks_channel: bool = True                  # a due refresh stops all banks of the channel, not only its own
+    refresh_phases: Annotated[int, Field(ge=1, le=256)] = 1    # channels refresh in so many groups, evenly staggered
+    bank_queue: Annotated[int, Field(ge=1, le=64)] = 8   # scheduler banked: commands held for each bank
+    bank_queue_hit_cap: Annotated[int, Field(ge=1)] = 4  # scheduler banked: hits after which a waiting miss closes the row
+    drain_idle_above: Annotated[int, Field(ge=0)] = 8    # scheduler banked: drain so many writes when nothing else waits
+    pim_arbiter: Literal["exclusive", "interleave"] = "exclusive"
+
+    def parameters(self) -> dict[int, int]:
+        """The controller's part of the parameter array."""
+        high, low = self.write_high_watermark * self.write_queue, self.write_low_watermark * self.write_queue
+        timeout = {"open": -1, "closed": 0, "timeout": self.page_timeout_cycles}[self.page_policy]
+        return {
+            at.P_SCHEDULER: _SCHEDULERS[self.scheduler],
+            at.P_READ_DEPTH: self.read_queue, at.P_WRITE_DEPTH: self.write_queue,
+            # Draining begins above the high watermark and ends below the low one.
+            at.P_DRAIN_ON: int(np.floor(high)) + 1 if high < self.write_queue else self.write_queue,
+            at.P_DRAIN_OFF: int(np.ceil(low)) - 1,
+            at.P_HIT_FIRST: self.row_hits_first, at.P_HIT_CAP: self.row_hit_cap, at.P_PAGE_TIMEOUT: timeout,
+            at.P_MERGE: self.merge_writes, at.P_MERGE_READS: self.merge_reads,
+            at.P_POSTPONE: self.refresh_postponed_max, at.P_REFRESH_BLOCKS: self.refresh_blocks_channel,
+            at.P_PER_BANK: self.refresh == "per_bank",
+            at.P_BANK_DEPTH: self.bank_queue if self.scheduler == "banked" else 1,
+            at.P_DRAIN_IDLE: self.drain_idle_above, at.P_QUEUE_HIT_CAP: self.bank_queue_hit_cap,
+            at.P_ARBITER: self.pim_arbiter == "interleave",
+        }
+
+
+#: The controllers of two public simulators, by what their sources do (Ramulator 2.1, c5b1c3a; DRAMsim3, 2981759).
+PRESETS: Mapping[str, ControllerConfig] = {
+    "ramulator": ControllerConfig(merge_writes=True),
+    "dramsim3": ControllerConfig(scheduler="banked", merge_writes=True, merge_reads=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a trace on one channel gave; cycles are ticks of the memory."""
+
+    last_data_cycle: int
+    last_column_cycle: int
+    command_counts: dict[str, int]
+    row_hits: int
+    row_misses: int
+    row_conflicts: int
+    merged: int
+    reads: int
+    average_read_latency: float
+    maximum_read_latency: int
+    open_cycles: int
+    log: Int64Array                      # (n, L_SIZE) first commands, when asked for
+
+
+def tables_for(
+    standard: DramStandard, organisation: Organisation, timing: Mapping[str, int], mapping: AddressMap,
+    controller: ControllerConfig, *, dependent: bool = False,
+) -> Tables:
+    """The kernel's tables for a device, its address mapping and its controller."""
+    timing = dict(timing)
+    if controller.refresh == "none":
+        timing["tREFI"] = 0
+    elif controller.refresh == "per_bank":
+        timing["tREFI"] = timing["tREFIpb"]
+    parameters = controller.parameters() | {at.P_DEPENDENT: int(dependent)}
+    return compile_tables(standard, organisation, timing, segments=mapping.segments, xors=mapping.xors, controller=parameters)
+
+
+def descriptors(start: Int64Array, count: Int64Array, tick: Int64Array, write: npt.NDArray[np.bool_], transfer: int) -> Int64Array:
+    """Descriptor rows of one channel: runs of *count* consecutive local bursts from *start*, seen from *tick* on."""
+    rows = np.zeros((len(start), at.D_SIZE), np.int64)
+    rows[:, at.D_START], rows[:, at.D_COUNT], rows[:, at.D_LEFT] = start, count, count
+    rows[:, at.D_TICK], rows[:, at.D_WRITE], rows[:, at.D_TRANSFER] = tick, write, transfer
+    return rows
+
+
+def replay(
+    tables: Tables, start: Int64Array, tick: Int64Array, write: npt.NDArray[np.bool_], *, count: Int64Array | None = None,
+    log_commands: int = 0,
+) -> Replay:
+    """Serve a trace of requests (or of runs of *count*) on one channel, in order of offering, to its last data beat."""
+    states = tables.new_states(1)
+    desc = descriptors(start, np.ones_like(start) if count is None else count, tick, write, 0)[None]
+    states[0, at.S_DESC_TAIL] = desc.shape[1]
+    transfers = np.array([[desc.shape[1], 0]], np.int64)
+    log = np.zeros((1, log_commands, at.L_SIZE), np.int64)
+    advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, at.NEVER)
+    s, p = states[0], tables.params
+    counts = s[p[at.P_O_COUNT]:p[at.P_O_COUNT] + p[at.P_COMMANDS]]
+    scopes = range(int(p[at.P_SCOPES]))
+    open_cycles = sum(
+        int(s[p[at.P_O_OPEN_CYCLES] + i])
+        + (int(s[at.S_LAST_DATA] - s[p[at.P_O_OPEN_SINCE] + i]) if s[p[at.P_O_OPEN_BANKS] + i] else 0) for i in scopes)
+    return Replay(
+        last_data_cycle=int(s[at.S_LAST_DATA]), last_column_cycle=int(s[at.S_LAST_COLUMN]),
+        command_counts={name: int(n) for name, n in zip(tables.commands, counts, strict=True)},
+        row_hits=int(s[at.S_ROW_HITS:at.S_ROW_HITS + 2].sum()), row_misses=int(s[at.S_ROW_MISSES:at.S_ROW_MISSES + 2].sum()),
+        row_conflicts=int(s[at.S_ROW_CONFLICTS:at.S_ROW_CONFLICTS + 2].sum()),
+        merged=int(s[at.S_MERGED:at.S_MERGED + 2].sum()), reads=int(s[at.S_READS_DONE]),
+        average_read_latency=float(s[at.S_READ_LATENCY_SUM]) / max(1, int(s[at.S_READS_DONE])),
+        maximum_read_latency=int(s[at.S_READ_LATENCY_MAX]), open_cycles=open_cycles,
+        log=log[0, :int(s[at.S_LOG])].copy(),
+    )

@@ -1,0 +1,244 @@
+"""The DRAM of a machine, co-simulated: transfers in flight together meet in the controllers' queues.
+
+A transfer is a set of byte ranges. Each becomes, for every channel, one run of consecutive channel-local bursts, and the kernel
+expands it. One process advances the compiled controllers to the next event of the simulation or the next end of a transfer,
+whichever is first. It runs after all ordinary events of its time, so that all requests of a cycle are queued before it is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+from pydantic import Field, field_validator
+
+from ..sim.clock import Clock
+from ..sim.config import Config
+from ..sim.errors import ConfigError
+from ..sim.units import BITS_PER_BYTE, PS_PER_S, Picoseconds
+from . import layout as at
+from .address import AddressMap, MappingError, parse_mapping
+from .channels import Channels
+from .controller import ControllerConfig, tables_for
+from .kernel import advance
+from .standard import Memory, load_memory
+
+Int64Array = npt.NDArray[np.int64]
+#: SimPy runs events of one time by priority, 0 and 1 being its own; the memory comes after all of them.
+AFTER_ALL = 1 << 20
+_NO_LOG = np.zeros((1, 0, at.L_SIZE), np.int64)
+
+
+class DramConfig(Config):
+    """A DRAM part of a machine: *stacks* devices of one memory, their address mapping and their controllers."""
+
+    type: Literal["dram"]
+    memory: str | Memory                         # a shipped name, a path, or the whole table in place
+    stacks: Annotated[int, Field(ge=1, le=1024)] = 1
+    address_mapping: str | None = None           # the memory's own when left out
+    controller: ControllerConfig = ControllerConfig()
+    on_chip_latency_ps: Annotated[Picoseconds, Field(ge=0)] = 0     # added to every read: controller pipeline, PHY, network
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_exists(cls, value: str | Memory) -> str | Memory:
+        if isinstance(value, str):
+            try:
+                load_memory(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def device(self) -> Memory:
+        """The memory's table."""
+        return load_memory(self.memory) if isinstance(self.memory, str) else self.memory
+
+    @property
+    def channels(self) -> int:
+        """Controllers: each serves the pseudo-channels of one channel."""
+        return self.stacks * self.device.channels
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self.channels * self.device.organisation.channel_bytes
+
+    @property
+    def peak_bytes_per_s(self) -> float:
+        """The pin rate."""
+        return self.channels * self.device.channel_bytes_per_s
+
+    def clock(self) -> Clock:
+        """The clock whose cycles the tables count."""
+        return self.device.clock
+
+    def address_map(self) -> AddressMap:
+        """Where each byte lives."""
+        return parse_mapping(self.address_mapping or self.device.address_mapping, self.device.organisation, self.channels)
+
+
+class DramSystem:
+    """The channels of one DRAM part in a SimPy environment."""
+
+    def __init__(self, env: simpy.Environment, config: DramConfig, *, exact: bool = False) -> None:
+        self.env, self.config, self.exact = env, config, exact
+        self.clock = config.clock()
+        self.capacity_bytes, self.peak_bytes_per_s = config.capacity_bytes, config.peak_bytes_per_s
+        self.num_channels = config.channels * config.device.organisation.pseudo_channels
+        self.read_bytes = self.written_bytes = 0                # as asked for
+        self.read_burst_bytes = self.written_burst_bytes = 0    # whole bursts that cover them
+        try:
+            self._map = config.address_map()
+        except MappingError as error:
+            raise ConfigError(str(error), key="address_mapping") from None
+        organisation = config.device.organisation
+        self.tables = tables_for(config.device.standard, organisation, config.device.ticks, self._map, config.controller)
+        self.channels = Channels(self.tables, config.channels, config.controller.refresh_phases, exact=exact)
+        self._transfers = np.zeros((16, at.X_SIZE), np.int64)
+        self._free_transfers = list(range(15, -1, -1))
+        self._pending: dict[int, tuple[simpy.Event, int]] = {}
+        self._wake: simpy.Event | None = None
+        env.process(self._serve())
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def transfer(self, ranges: npt.ArrayLike, write: bool) -> simpy.Event:
+        """Move the byte *ranges*, (n, 2) of address and size; the event comes when the last data beat has moved.
+
+        Bursts are whole: a range that covers part of a burst moves all of it. Reads take the on-chip latency besides.
+        """
+        asked = np.asarray(ranges, np.int64).reshape(-1, 2)
+        asked = asked[asked[:, 1] > 0]
+        done = self.env.event()
+        if not len(asked):
+            return done.succeed()
+        if int(asked[:, 0].min()) < 0 or int((asked[:, 0] + asked[:, 1]).max()) > self.capacity_bytes:
+            raise ValueError(f"a transfer leaves the memory's {self.capacity_bytes} bytes")
+        nbytes = int(asked[:, 1].sum())
+        start, end = self._bursts(asked)
+        moved = int((end - start).sum()) * self.config.device.organisation.bytes_per_burst
+        if write:
+            self.written_bytes, self.written_burst_bytes = self.written_bytes + nbytes, self.written_burst_bytes + moved
+        else:
+            self.read_bytes, self.read_burst_bytes = self.read_bytes + nbytes, self.read_burst_bytes + moved
+        x = self._new_transfer()
+        self.channels.submit(self._map.local_bounds(start), self._map.local_bounds(end), self.clock.cycle_at(int(self.env.now)),
+                             write, self._transfers, x)
+        self._pending[x] = (done, 0 if write else self.config.on_chip_latency_ps)
+        if self._wake is not None:
+            wake, self._wake = self._wake, None
+            wake.succeed()
+        return done
+
+    def _bursts(self, asked: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """First and one-past-last burst of each range; ranges that follow each other are joined."""
+        size = self.config.device.organisation.bytes_per_burst
+        start, end = asked[:, 0] // size, -(-(asked[:, 0] + asked[:, 1]) // size)
+        if len(start) > 1:
+            begins = np.concatenate(([True], (start[1:] > end[:-1]) | (start[1:] < start[:-1])))
+            first = np.flatnonzero(begins)
+            start, end = start[first], np.maximum.reduceat(end, first)
+        return start, end
+
+    def _new_transfer(self) -> int:
+        if not self._free_transfers:
+            size = len(self._transfers)
+            self._transfers = np.concatenate((self._transfers, np.zeros_like(self._transfers)))
+            self._free_transfers = list(range(2 * size - 1, size - 1, -1))
+        return self._free_transfers.pop()
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> Generator[simpy.Event, Any, None]:
+        """Process: advance the channels whenever something is in flight, never past the next event of the simulation."""
+        env = self.env
+        while True:
+            if not self._pending:
+                self._wake = env.event()
+                yield self._wake
+                yield self._after_all(0)
+            horizon = self._next_event_ps()
+            until = at.NEVER if horizon is None else self.clock.cycle_at(horizon)
+            if self._advance(until):
+                continue
+            assert horizon is not None, "transfers are in flight and no end of one is in sight"
+            yield self._after_all(max(0, horizon - int(env.now)))
+
+    def _advance(self, until: int) -> bool:
+        """Run the kernel to cycle *until* or to the end of a transfer; gives whether one ended."""
+        c = self.channels
+        tables = self.tables
+        if not advance(c.states, tables.params, tables.rules, tables.first_rule, tables.segments, c.descriptors, self._transfers,
+                       _NO_LOG, until):
+            return False
+        for x in [x for x in self._pending if self._transfers[x, at.X_LEFT] == 0]:
+            done, extra_ps = self._pending.pop(x)
+            end_ps = self.clock.ps_of(int(self._transfers[x, at.X_FINISH])) + extra_ps
+            self._free_transfers.append(x)
+            done._ok, done._value = True, None
+            self.env.schedule(done, delay=max(0, end_ps - int(self.env.now)))
+        return True
+
+    def _next_event_ps(self) -> int | None:
+        """The time of the next event that is not a memory's own waiting, or None when there is none."""
+        times = [entry[0] for entry in self.env._queue if entry[1] < AFTER_ALL]
+        return int(min(times)) if times else None
+
+    def _after_all(self, delay_ps: int) -> simpy.Event:
+        """An event after all ordinary ones of its time."""
+        event = self.env.event()
+        event._ok, event._value = True, None
+        self.env.schedule(event, priority=AFTER_ALL, delay=delay_ps)
+        return event
+
+    # -- what it did -------------------------------------------------------------------------------------------------
+
+    def reduction(self) -> dict[str, Any]:
+        """Which channels were simulated for which: the symmetry reduction as the report names it."""
+        return {"name": "channel symmetry", "used": not self.exact and self.channels.classes < self.config.channels,
+                "channels": self.config.channels, "classes": self.channels.classes,
+                "premise": "channels of one class had the same starting state and the same requests"}
+
+    def counters(self) -> dict[str, Any]:
+        """Counts over all channels, each class weighted by its members."""
+        return self.channels.counters()
+
+    def details(self, end_ps: int) -> dict[str, Any]:
+        """The memory's entry of the report: counts, utilisation of the data bus, share of time in refresh, classes."""
+        device, counts = self.config.device, self.channels.counters()
+        cycles = max(1, self.clock.cycle_at(end_ps))
+        organisation, ticks = device.organisation, device.ticks
+        buses = self.config.channels * organisation.pseudo_channels
+        commands = counts["commands"]
+        columns = sum(commands.get(name, 0) for name in (device.standard.by_role("read"), device.standard.by_role("write")) if name)
+        refreshes = commands.get(device.standard.by_role("refresh_all") or "", 0)
+        seconds = end_ps / PS_PER_S
+        moved = self.read_burst_bytes + self.written_burst_bytes
+        return {
+            "summary": f"{self.config.stacks} × {device.name}, {self.config.channels} channels, {self.config.controller.scheduler}",
+            **counts,
+            "read_burst_bytes": self.read_burst_bytes, "written_burst_bytes": self.written_burst_bytes,
+            "achieved_bytes_per_s": moved / seconds if seconds else 0.0, "peak_bytes_per_s": self.peak_bytes_per_s,
+            "data_bus_busy_share": columns * ticks["tBL"] / (cycles * buses),
+            "refresh_share": refreshes * ticks.get("tRFC", 0) / (cycles * int(self.tables.params[at.P_SCOPES]) * self.config.channels),
+            "channels": self.config.channels, "channel_classes": self.channels.classes,
+        }
+
+    def energy_actions(self, end_ps: int) -> dict[str, tuple[int, float]]:
+        """Counted actions and the energy of each in picojoules; empty where the memory states no energy."""
+        energy, standard = self.config.device.energy, self.config.device.standard
+        if energy is None:
+            return {}
+        commands = self.channels.counters()["commands"]
+        refreshes = sum(commands.get(standard.by_role(role) or "", 0) for role in ("refresh_all",))
+        # Picojoules of background are counted in picoseconds of the whole part: 1 W = 1 pJ a picosecond.
+        return {
+            "activate": (commands.get(standard.by_role("activate") or "", 0), energy.activate_pj),
+            "read bit": (self.read_burst_bytes * BITS_PER_BYTE, energy.read_pj_per_bit),
+            "write bit": (self.written_burst_bytes * BITS_PER_BYTE, energy.write_pj_per_bit),
+            "refresh": (refreshes, energy.refresh_pj),
+            "background ps": (end_ps, energy.background_w * self.config.stacks),
+        }

@@ -1,0 +1,386 @@
+"""The parts of the compiled controller that every scheduler shares: rules, bank state, queues, refresh, descriptors."""
+
+# The layout is the vocabulary of the kernels: its names are used bare.
+# ruff: noqa: F403, F405
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from .layout import *
+
+Int64Array = npt.NDArray[np.int64]
+PRIORITY_RING = 64
+
+
+@njit(cache=True, nogil=True)
+def apply_rules(s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, command: int, bank: int, now: int) -> None:
+    """Push the earliest cycles of later commands out, as *command* to *bank* at *now* demands."""
+    banks, groups, scopes = p[P_BANKS], p[P_GROUPS], p[P_SCOPES]
+    for i in range(first[command], first[command + 1]):
+        since = now
+        node = bank >> rules[i, R_NODE_SHIFT]
+        if rules[i, R_HISTORY] >= 0:
+            window = rules[i, R_WINDOW]
+            ring = p[P_O_HISTORY] + rules[i, R_HISTORY] + node * (window + 1)
+            position = s[ring]
+            s[ring + 1 + position] = now
+            position = position + 1 if position + 1 < window else 0
+            s[ring] = position
+            since = s[ring + 1 + position]
+            if since < 0:
+                continue
+        ready = since + rules[i, R_WAIT]
+        kind, target = rules[i, R_KIND], rules[i, R_TARGET]
+        if kind == KIND_BANK:
+            at = p[P_O_BANK_READY] + target * banks + bank
+            s[at] = max(s[at], ready)
+        elif kind == KIND_GROUPS:
+            low = p[P_O_GROUP_READY] + target * groups + (node << rules[i, R_SPAN_SHIFT])
+            for at in range(low, low + (1 << rules[i, R_SPAN_SHIFT])):
+                s[at] = max(s[at], ready)
+        elif kind == KIND_SCOPES:
+            low = p[P_O_SCOPE_READY] + target * scopes + (node << rules[i, R_SPAN_SHIFT])
+            for at in range(low, low + (1 << rules[i, R_SPAN_SHIFT])):
+                s[at] = max(s[at], ready)
+        elif kind == KIND_SIBLINGS:
+            base = p[P_O_GROUP_READY] + target * groups
+            span = 1 << rules[i, R_SPAN_SHIFT]
+            own = node << rules[i, R_SPAN_SHIFT]
+            parent = (own >> rules[i, R_PARENT_SHIFT]) << rules[i, R_PARENT_SHIFT]
+            for group in range(parent, parent + (1 << rules[i, R_PARENT_SHIFT])):
+                if group < own or group >= own + span:
+                    s[base + group] = max(s[base + group], ready)
+        elif kind == KIND_SCOPE_BANKS:
+            low = p[P_O_BANK_READY] + target * banks + bank
+            for at in range(low, low + (1 << p[P_SCOPE_SHIFT])):
+                s[at] = max(s[at], ready)
+        else:
+            base = p[P_O_BANK_READY] + target * banks
+            parent = (bank >> rules[i, R_PARENT_SHIFT]) << rules[i, R_PARENT_SHIFT]
+            for other in range(parent, parent + (1 << rules[i, R_PARENT_SHIFT])):
+                if other != bank:
+                    s[base + other] = max(s[base + other], ready)
+
+
+@njit(cache=True, nogil=True)
+def record(
+    s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, log: Int64Array, command: int, bank: int, row: int,
+    column: int, age: int, now: int,
+) -> None:
+    """Issue *command*: count it, log it if there is room, and apply its rules."""
+    s[p[P_O_COUNT] + command] += 1
+    if log.shape[0] > 0:
+        entry = s[S_LOG]
+        if entry < log.shape[0]:
+            log[entry, L_CYCLE], log[entry, L_COMMAND], log[entry, L_BANK] = now, command, bank
+            log[entry, L_ROW], log[entry, L_COLUMN], log[entry, L_REQUEST] = row, column, age
+            s[S_LOG] = entry + 1
+    apply_rules(s, p, rules, first, command, bank, now)
+
+
+@njit(cache=True, nogil=True)
+def finish_request(s: Int64Array, desc: Int64Array, transfers: Int64Array, d: int, end: int) -> None:
+    """Note that the last data beat of one request of descriptor *d* is over before cycle *end*."""
+    desc[d, D_FINISH] = max(desc[d, D_FINISH], end)
+    desc[d, D_LEFT] -= 1
+    if desc[d, D_LEFT] == 0:
+        x = desc[d, D_TRANSFER]
+        transfers[x, X_FINISH] = max(transfers[x, X_FINISH], desc[d, D_FINISH])
+        transfers[x, X_LEFT] -= 1
+        if transfers[x, X_LEFT] == 0:
+            s[S_FINISHED] += 1
+
+
+@njit(cache=True, nogil=True)
+def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array) -> int:
+    """The cycle at which the next request enters its queue: one a cycle, in order, when the queue has room."""
+    d = s[S_DESC_HEAD]
+    if d == s[S_DESC_TAIL]:
+        return NEVER
+    write = desc[d, D_WRITE]
+    if s[S_READS + write] >= p[P_READ_DEPTH + write] and not _head_merges(s, p, segments, desc, d):
+        return NEVER
+    at = max(desc[d, D_TICK], s[S_LAST_ADMIT] + 1, s[S_READ_ROOM + write])
+    if p[P_DEPENDENT]:
+        at = max(at, s[S_CHAIN_READY])
+    return at
+
+
+@njit(cache=True, nogil=True)
+def waiting_write(s: Int64Array, p: Int64Array, bank: int, row: int, column: int) -> int:
+    """The slot of a write to that place that still waits in its queue, or -1."""
+    slot = s[p[P_O_HEAD] + p[P_BANKS] + bank]
+    while slot >= 0 and (s[p[P_O_SLOT_ROW] + slot] != row or s[p[P_O_SLOT_COL] + slot] != column):
+        slot = s[p[P_O_NEXT] + slot]
+    return int(slot)
+
+
+@njit(cache=True, nogil=True)
+def _head_merges(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, d: int) -> bool:
+    """Whether a waiting write serves the request at the head, which then needs no room in its queue."""
+    if p[P_MERGE] == 0 or s[S_WRITES] == 0:
+        return False
+    if s[S_HEAD_CHECKED] != s[S_TAKEN] or s[S_HEAD_SLOT] >= 0:
+        # A waiting write may leave, but none can come before the head: "no" stays "no".
+        bank, row, column = decode(p, segments, desc[d, D_START] + s[S_DESC_POS])
+        s[S_HEAD_SLOT] = waiting_write(s, p, bank, row, column)
+        s[S_HEAD_CHECKED] = s[S_TAKEN]
+    return bool(s[S_HEAD_SLOT] >= 0)
+
+
+@njit(cache=True, nogil=True)
+def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, int]:
+    """(flat bank, row, column) of the channel-local burst *index*."""
+    bank, row, column = 0, 0, 0
+    for i in range(p[P_SEGMENTS]):
+        value = ((index >> segments[i, A_FROM]) & segments[i, A_MASK]) << segments[i, A_TO]
+        if segments[i, A_FIELD] == FIELD_BANK:
+            bank |= value
+        elif segments[i, A_FIELD] == FIELD_ROW:
+            row |= value
+        else:
+            column |= value
+    for i in range(p[P_SEGMENTS], p[P_SEGMENTS] + p[P_XORS]):     # bank bits permuted by row bits
+        bank ^= ((row >> segments[i, A_FROM]) & segments[i, A_MASK]) << segments[i, A_TO]
+    return bank, row, column
+
+
+@njit(cache=True, nogil=True)
+def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> int:
+    """Take the next request into its queue; gives its slot, or -1 when a waiting write already serves it."""
+    d = s[S_DESC_HEAD]
+    write = desc[d, D_WRITE]
+    bank, row, column = decode(p, segments, desc[d, D_START] + s[S_DESC_POS])
+    s[S_LAST_ADMIT] = now
+    merged = p[P_MERGE] and s[S_WRITES] > 0 and waiting_write(s, p, bank, row, column) >= 0
+    if not merged and s[S_READS + write] >= p[P_READ_DEPTH + write]:
+        return -1                                       # the write that would have served it has left meanwhile
+    s[S_TAKEN] += 1
+    s[S_DESC_POS] += 1
+    if s[S_DESC_POS] == desc[d, D_COUNT]:
+        s[S_DESC_HEAD], s[S_DESC_POS] = d + 1, 0
+    if merged:
+        s[S_MERGED + write] += 1
+        if write == 0:
+            s[S_READ_LATENCY_SUM] += 1
+            s[S_READ_LATENCY_MAX] = max(s[S_READ_LATENCY_MAX], 1)
+        s[S_READS_DONE + write] += 1
+        finish_request(s, desc, transfers, d, now + 1)
+        return -1
+    banks = p[P_BANKS]
+    s[S_FREE] -= 1
+    slot = s[p[P_O_FREE] + s[S_FREE]]
+    s[p[P_O_SLOT_BANK] + slot], s[p[P_O_SLOT_ROW] + slot], s[p[P_O_SLOT_COL] + slot] = bank, row, column
+    s[p[P_O_SLOT_AGE] + slot], s[p[P_O_SLOT_TICK] + slot], s[p[P_O_SLOT_DESC] + slot] = s[S_SEQUENCE], now, d
+    s[p[P_O_SLOT_WRITE] + slot], s[p[P_O_SLOT_SEEN] + slot] = write, 0
+    s[S_SEQUENCE] += 1
+    if p[P_DEPENDENT]:
+        s[S_CHAIN_READY] = NEVER
+    s[S_READS + write] += 1
+    at = write * banks + bank
+    last = s[p[P_O_TAIL] + at]
+    s[p[P_O_NEXT] + slot], s[p[P_O_PREV] + slot] = -1, last
+    s[p[P_O_TAIL] + at] = slot
+    if last >= 0:
+        s[p[P_O_NEXT] + last] = slot
+    else:
+        s[p[P_O_HEAD] + at] = slot
+        s[p[P_O_BUSY] + write * banks + s[S_BUSY_READ + write]] = bank
+        s[p[P_O_BUSY_AT] + at] = s[S_BUSY_READ + write]
+        s[S_BUSY_READ + write] += 1
+    kind = p[P_O_HIT] if s[p[P_O_OPEN_ROW] + bank] == row else p[P_O_MISS]
+    if s[kind + at] < 0:
+        s[kind + at] = slot
+    return slot
+
+
+@njit(cache=True, nogil=True)
+def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
+    """Take *slot* out of its queue at cycle *now*; its bank's oldest hit and miss follow."""
+    banks = p[P_BANKS]
+    bank, row, write = s[p[P_O_SLOT_BANK] + slot], s[p[P_O_SLOT_ROW] + slot], s[p[P_O_SLOT_WRITE] + slot]
+    at = write * banks + bank
+    after, before = s[p[P_O_NEXT] + slot], s[p[P_O_PREV] + slot]
+    if before >= 0:
+        s[p[P_O_NEXT] + before] = after
+    else:
+        s[p[P_O_HEAD] + at] = after
+    if after >= 0:
+        s[p[P_O_PREV] + after] = before
+    else:
+        s[p[P_O_TAIL] + at] = before
+    if s[p[P_O_HEAD] + at] < 0:
+        gap, last = s[p[P_O_BUSY_AT] + at], s[S_BUSY_READ + write] - 1
+        moved = s[p[P_O_BUSY] + write * banks + last]
+        s[p[P_O_BUSY] + write * banks + gap] = moved
+        s[p[P_O_BUSY_AT] + write * banks + moved] = gap
+        s[p[P_O_BUSY_AT] + at] = -1
+        s[S_BUSY_READ + write] = last
+    open_row = s[p[P_O_OPEN_ROW] + bank]
+    if s[p[P_O_HIT] + at] == slot:
+        while after >= 0 and s[p[P_O_SLOT_ROW] + after] != row:
+            after = s[p[P_O_NEXT] + after]
+        s[p[P_O_HIT] + at] = after
+    elif s[p[P_O_MISS] + at] == slot:
+        while after >= 0 and s[p[P_O_SLOT_ROW] + after] == open_row:
+            after = s[p[P_O_NEXT] + after]
+        s[p[P_O_MISS] + at] = after
+    if s[S_READS + write] == p[P_READ_DEPTH + write]:
+        s[S_READ_ROOM + write] = now + 1
+    s[S_READS + write] -= 1
+
+
+@njit(cache=True, nogil=True)
+def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> None:
+    """Row of *slot* is in the row buffer; the request itself is in service until its column command."""
+    banks, row = p[P_BANKS], s[p[P_O_SLOT_ROW] + slot]
+    s[p[P_O_OPEN_ROW] + bank] = row
+    s[p[P_O_ACTIVE] + bank] = slot
+    s[p[P_O_ACTIVE_LIST] + s[S_ACTIVES]] = bank
+    s[S_ACTIVES] += 1
+    s[p[P_O_HITS_SERVED] + bank] = 0
+    s[p[P_O_LAST_USE] + bank] = now
+    scope = bank >> p[P_SCOPE_SHIFT]
+    if s[p[P_O_OPEN_BANKS] + scope] == 0:
+        s[p[P_O_OPEN_SINCE] + scope] = now
+    s[p[P_O_OPEN_BANKS] + scope] += 1
+    for at in range(bank, 2 * banks, banks):
+        hit, miss = -1, -1
+        waiting = s[p[P_O_HEAD] + at]
+        while waiting >= 0 and (hit < 0 or miss < 0):
+            if s[p[P_O_SLOT_ROW] + waiting] == row:
+                if hit < 0:
+                    hit = waiting
+            elif miss < 0:
+                miss = waiting
+            waiting = s[p[P_O_NEXT] + waiting]
+        s[p[P_O_HIT] + at], s[p[P_O_MISS] + at] = hit, miss
+
+
+@njit(cache=True, nogil=True)
+def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
+    """The row buffer of *bank* is empty: whatever waits for it is a miss."""
+    banks = p[P_BANKS]
+    s[p[P_O_OPEN_ROW] + bank] = CLOSED
+    for at in range(bank, 2 * banks, banks):
+        s[p[P_O_HIT] + at], s[p[P_O_MISS] + at] = -1, s[p[P_O_HEAD] + at]
+    scope = bank >> p[P_SCOPE_SHIFT]
+    s[p[P_O_OPEN_BANKS] + scope] -= 1
+    if s[p[P_O_OPEN_BANKS] + scope] == 0:
+        s[p[P_O_OPEN_CYCLES] + scope] += now - s[p[P_O_OPEN_SINCE] + scope]
+
+
+@njit(cache=True, nogil=True)
+def issue_column(
+    s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, desc: Int64Array, transfers: Int64Array,
+    log: Int64Array, slot: int, at: int,
+) -> int:
+    """Issue the read or write of *slot*; gives its cycle, or -1 when a pending second activate must go before."""
+    bank, write = s[p[P_O_SLOT_BANK] + slot], s[p[P_O_SLOT_WRITE] + slot]
+    row, column, age = s[p[P_O_SLOT_ROW] + slot], s[p[P_O_SLOT_COL] + slot], s[p[P_O_SLOT_AGE] + slot]
+    now = at
+    if p[P_WCK_POST] >= 0:
+        if at >= s[S_WCK_UNTIL]:                        # the data clock has stopped: one cycle to synchronise it
+            if s[S_SPLIT_BANK] >= 0 and s[S_SPLIT_DEADLINE] <= at + 1:
+                return -1
+            record(s, p, rules, first, log, p[P_CAS_RD + write], bank, row, column, age, at)
+            s[S_WCK_SYNCS] += 1
+            now = at + 1
+        s[S_WCK_UNTIL] = max(s[S_WCK_UNTIL], now + p[P_READ_LATENCY + write] + p[P_WCK_POST])
+    if s[p[P_O_SLOT_SEEN] + slot] == 0:
+        s[S_ROW_HITS + write] += 1
+    record(s, p, rules, first, log, p[P_RD + write], bank, row, column, age, now)
+    if s[p[P_O_ACTIVE] + bank] == slot:
+        s[p[P_O_ACTIVE] + bank] = -1
+        actives = p[P_O_ACTIVE_LIST]
+        s[S_ACTIVES] -= 1
+        for k in range(s[S_ACTIVES]):
+            if s[actives + k] == bank:
+                s[actives + k] = s[actives + s[S_ACTIVES]]
+                break
+    else:
+        unlink(s, p, slot, now)
+    s[p[P_O_HITS_SERVED] + bank] += 1
+    s[p[P_O_LAST_USE] + bank] = now
+    end = now + p[P_READ_LATENCY + write]
+    retire_column(s, p, desc, transfers, slot, write, now, end)
+    return now
+
+
+@njit(cache=True, nogil=True)
+def retire_column(
+    s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array, slot: int, write: int, now: int, end: int,
+) -> None:
+    """Count the data of *slot*, whose burst ends before cycle *end*, and free it."""
+    if write == 0:
+        # A request seen in cycle t was accepted at the end of cycle t - 1.
+        latency = end - s[p[P_O_SLOT_TICK] + slot] + 1
+        s[S_READ_LATENCY_SUM] += latency
+        s[S_READ_LATENCY_MAX] = max(s[S_READ_LATENCY_MAX], latency)
+    s[S_READS_DONE + write] += 1
+    s[S_TURNAROUNDS] += s[S_LAST_WAS_WRITE] != write
+    s[S_LAST_WAS_WRITE] = write
+    s[S_LAST_COLUMN] = now
+    s[S_LAST_DATA] = max(s[S_LAST_DATA], end)
+    if p[P_DEPENDENT]:
+        s[S_CHAIN_READY] = end + 1
+    finish_request(s, desc, transfers, s[p[P_O_SLOT_DESC] + slot], end)
+    s[p[P_O_FREE] + s[S_FREE]] = slot
+    s[S_FREE] += 1
+
+
+@njit(cache=True, nogil=True)
+def update_mode(s: Int64Array, p: Int64Array) -> None:
+    """Read or write mode: writes gather until the high watermark (or no read waits), then drain to the low one."""
+    if s[S_WRITE_MODE] == 0:
+        if s[S_WRITES] >= p[P_DRAIN_ON] or s[S_READS] == 0:
+            s[S_WRITE_MODE] = 1
+    elif s[S_WRITES] <= p[P_DRAIN_OFF] and s[S_READS] > 0:
+        s[S_WRITE_MODE] = 0
+
+
+@njit(cache=True, nogil=True)
+def push_refreshes(s: Int64Array, p: Int64Array) -> None:
+    """One more refresh is due in every scope; those that may not be postponed any longer become urgent."""
+    s[S_NEXT_REFRESH] += p[P_REFI]
+    for scope in range(p[P_SCOPES]):
+        s[p[P_O_OWED] + scope] += 1
+        waiting = 0
+        for k in range(s[S_PRIORITY_COUNT]):
+            target = s[p[P_O_PRIORITY] + (s[S_PRIORITY_HEAD] + k) % PRIORITY_RING]
+            waiting += (-1 - target if target < 0 else target >> p[P_SCOPE_SHIFT]) == scope
+        s[S_OWED_MAX] = max(s[S_OWED_MAX], s[p[P_O_OWED] + scope] + waiting)
+        while s[p[P_O_OWED] + scope] > p[P_POSTPONE]:
+            push_refresh(s, p, scope)
+
+
+@njit(cache=True, nogil=True)
+def pull_owed_refreshes(s: Int64Array, p: Int64Array) -> bool:
+    """The channel is idle: pay back one owed refresh of each scope; gives whether there was one."""
+    pulled = False
+    for scope in range(p[P_SCOPES]):
+        if s[p[P_O_OWED] + scope] > 0:
+            push_refresh(s, p, scope)
+            pulled = True
+    return pulled
+
+
+@njit(cache=True, nogil=True)
+def push_refresh(s: Int64Array, p: Int64Array, scope: int) -> None:
+    """Make one owed refresh of *scope* urgent."""
+    s[p[P_O_OWED] + scope] -= 1
+    target = -1 - scope
+    if p[P_PER_BANK]:
+        target = (scope << p[P_SCOPE_SHIFT]) + s[p[P_O_NEXT_BANK] + scope]
+        s[p[P_O_NEXT_BANK] + scope] = (s[p[P_O_NEXT_BANK] + scope] + 1) % (1 << p[P_SCOPE_SHIFT])
+    s[p[P_O_PRIORITY] + (s[S_PRIORITY_HEAD] + s[S_PRIORITY_COUNT]) % PRIORITY_RING] = target
+    s[S_PRIORITY_COUNT] += 1
+
+
+@njit(cache=True, nogil=True)
+def retire_refresh(s: Int64Array, p: Int64Array) -> None:
+    """The refresh at the head of the urgent ones was issued."""
+    s[S_PRIORITY_HEAD] = (s[S_PRIORITY_HEAD] + 1) % PRIORITY_RING
+    s[S_PRIORITY_COUNT] -= 1

@@ -1,0 +1,199 @@
+"""A memory and a controller as the flat arrays that the kernels obey."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import layout as at
+from .standard import DramStandard, Organisation, Role, evaluate
+
+Int64Array = npt.NDArray[np.int64]
+#: Levels of a channel's tree, from the channel down; a bank's flat number packs them most significant first.
+TREE = ("channel", "pseudo_channel", "rank", "stack_id", "bank_group", "bank")
+_ROLES: tuple[tuple[int, Role], ...] = (
+    (at.P_ACT, "activate"), (at.P_ACT2, "activate_2"), (at.P_PRE, "precharge"), (at.P_PREA, "precharge_all"),
+    (at.P_RD, "read"), (at.P_WR, "write"), (at.P_REFAB, "refresh_all"), (at.P_REFPB, "refresh_bank"),
+    (at.P_CAS_RD, "sync_read"), (at.P_CAS_WR, "sync_write"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the kernels need to know of one device under one controller; shared by all of its channels."""
+
+    params: Int64Array
+    rules: Int64Array
+    first_rule: Int64Array
+    segments: Int64Array
+    commands: tuple[str, ...]
+
+    def new_states(self, channels: int) -> Int64Array:
+        """The state of *channels* channels that have just come out of initialisation: all banks closed, nothing queued."""
+        p = self.params
+        state = np.zeros(int(p[at.P_STATE_WORDS]), np.int64)
+        for offset, words in ((at.P_O_HEAD, 2), (at.P_O_TAIL, 2), (at.P_O_HIT, 2), (at.P_O_MISS, 2), (at.P_O_BUSY_AT, 2),
+                              (at.P_O_ACTIVE, 1), (at.P_O_OPEN_ROW, 1), (at.P_O_PIM_ROW, 1)):
+            state[p[offset]:p[offset] + words * p[at.P_BANKS]] = -1
+        state[p[at.P_O_HISTORY]:p[at.P_O_OPEN_ROW]] = -1
+        for rule in self.rules:
+            if rule[at.R_HISTORY] >= 0:
+                nodes = int(p[at.P_BANKS]) >> int(rule[at.R_NODE_SHIFT])
+                ring = int(p[at.P_O_HISTORY] + rule[at.R_HISTORY])
+                state[ring:ring + nodes * (int(rule[at.R_WINDOW]) + 1):int(rule[at.R_WINDOW]) + 1] = 0
+        slots = int(p[at.P_SLOTS])
+        state[p[at.P_O_FREE]:p[at.P_O_FREE] + slots] = np.arange(slots)
+        state[at.S_FREE] = slots
+        state[at.S_NEXT_REFRESH] = p[at.P_REFI] if p[at.P_REFI] > 0 else at.NEVER
+        state[at.S_SPLIT_BANK] = -1
+        state[at.S_LAST_ADMIT] = -1
+        return np.tile(state, (channels, 1))
+
+
+def _shift(size: int, what: str) -> int:
+    if size & (size - 1):
+        raise ValueError(f"{what} is {size}; the flat bank numbering needs a power of two")
+    return size.bit_length() - 1
+
+
+def level_shifts(organisation: Organisation) -> dict[str, int]:
+    """For each level, how far a flat bank number is shifted to give the node of that level."""
+    shifts, below = {}, 0
+    for level in reversed(TREE):
+        shifts[level] = below
+        below += _shift(organisation.level_sizes[level], level)
+    return shifts
+
+
+def compile_tables(
+    standard: DramStandard, organisation: Organisation, timing: Mapping[str, int], *, segments: Int64Array, xors: int,
+    controller: Mapping[int, int],
+) -> Tables:
+    """The arrays for *standard* with *timing* (in ticks); *controller* gives the parameters P_SCHEDULER and after."""
+    params = np.zeros(at.P_SIZE, np.int64)
+    names = tuple(standard.commands)
+    number = {name: i for i, name in enumerate(names)}
+    shifts = level_shifts(organisation)
+    banks, commands = organisation.banks, len(names)
+    params[at.P_BANKS], params[at.P_COMMANDS] = banks, commands
+    params[at.P_GROUP_SHIFT] = shifts["bank_group"]
+    params[at.P_GROUPS] = banks >> shifts["bank_group"]
+    params[at.P_SCOPE_SHIFT] = shifts[standard.refresh_level]
+    params[at.P_SCOPES] = banks >> shifts[standard.refresh_level]
+    for index, role in _ROLES:
+        name = standard.by_role(role)
+        params[index] = -1 if name is None else number[name]
+    params[at.P_READ_LATENCY] = timing["tCL"] + timing["tBL"]
+    params[at.P_WRITE_LATENCY] = timing["tCWL"] + timing["tBL"]
+    params[at.P_BURST] = timing["tBL"]
+    params[at.P_REFI] = timing["tREFI"]
+    params[at.P_SPLIT_WINDOW] = evaluate(standard.split_activate_window, timing)
+    post = standard.data_clock_post
+    params[at.P_WCK_POST] = -1 if post is None else evaluate(post, timing)
+    params[at.P_DUAL_BUS] = standard.dual_bus
+    params[at.P_ALIGN_COLUMN] = params[at.P_ALIGN_ROW] = standard.half_clock_ticks
+    params[at.P_MIN_COLUMN_GAP] = max(1, timing["tBL"] // organisation.pseudo_channels)
+    for index, value in controller.items():
+        params[index] = value
+    params[at.P_LOOKAHEAD] = 1 if params[at.P_MERGE] or params[at.P_MERGE_READS] else (
+        timing["tBL"] + min(timing["tCL"], timing["tCWL"]))
+    params[at.P_SEGMENTS], params[at.P_XORS] = len(segments) - xors, xors
+    rules, first, history_words = _compile_rules(standard, timing, shifts, number, banks, used_commands(params))
+    _place(params, history_words)
+    return Tables(params, rules, first, segments, names)
+
+
+def used_commands(params: Int64Array) -> set[int]:
+    """The commands that this controller may issue; rules for others cost time and bind nothing."""
+    used = {int(params[index]) for index, _ in _ROLES}
+    if params[at.P_PER_BANK]:
+        used.discard(int(params[at.P_REFAB]))
+    else:
+        used.discard(int(params[at.P_REFPB]))
+    return used - {-1}
+
+
+def _compile_rules(
+    standard: DramStandard, timing: Mapping[str, int], shifts: Mapping[str, int], number: Mapping[str, int], banks: int,
+    used: set[int],
+) -> tuple[Int64Array, Int64Array, int]:
+    rows: dict[tuple[int, ...], int] = {}
+    scope_shift, group_shift = shifts[standard.refresh_level], shifts["bank_group"]
+    whole = {n for name, n in number.items() if standard.commands[name].scope in ("rank", "channel")}
+    for rule in standard.rules:
+        wait = evaluate(rule.wait, timing)
+        for after in rule.after:
+            for before in rule.before:
+                issued, target = number[after], number[before]
+                if issued not in used or target not in used:
+                    continue
+                node, parent = shifts[rule.level], _parent_shift(rule.level, shifts, banks)
+                if rule.sibling and node == parent:
+                    continue                     # an only child has no siblings
+                kind, span = at.KIND_GROUPS, node - group_shift
+                if target in whole:
+                    kind, node = at.KIND_SCOPES, max(node, scope_shift)
+                    span = node - scope_shift
+                elif rule.level == "bank":
+                    kind, span = (at.KIND_SCOPE_BANKS if issued in whole else at.KIND_BANK), 0
+                    if rule.sibling:
+                        kind = at.KIND_SIBLING_BANKS
+                elif issued in whole:
+                    node = max(node, scope_shift)
+                    span = node - group_shift
+                if rule.sibling and kind == at.KIND_GROUPS:
+                    kind, parent = at.KIND_SIBLINGS, parent - group_shift
+                window = 1 if rule.sibling else rule.window
+                key = (issued, kind, target, node, span, parent, window)
+                rows[key] = max(rows.get(key, wait), wait)
+    return _pack_rules(rows, len(number), banks)
+
+
+def _parent_shift(level: str, shifts: Mapping[str, int], banks: int) -> int:
+    """The shift of the next wider level that has more than one node below it, or the whole channel."""
+    wider = TREE[:TREE.index(level)]
+    return shifts[wider[-1]] if wider else _shift(banks, "banks")
+
+
+def _pack_rules(rows: Mapping[tuple[int, ...], int], commands: int, banks: int) -> tuple[Int64Array, Int64Array, int]:
+    packed = np.zeros((len(rows), at.R_SIZE), np.int64)
+    first = np.zeros(commands + 1, np.int64)
+    history = 0
+    for i, (key, wait) in enumerate(sorted(rows.items())):
+        issued, kind, target, node, span, parent, window = key
+        packed[i, :at.R_HISTORY] = kind, target, wait, node, span, parent, window
+        packed[i, at.R_HISTORY] = -1
+        if window > 1:
+            packed[i, at.R_HISTORY] = history
+            history += (banks >> node) * (window + 1)
+        first[issued + 1] = i + 1
+    return packed, np.maximum.accumulate(first), history
+
+
+def _place(params: Int64Array, history_words: int) -> None:
+    """Give every variable part of the state row its offset."""
+    banks, groups, scopes = (int(params[i]) for i in (at.P_BANKS, at.P_GROUPS, at.P_SCOPES))
+    commands = int(params[at.P_COMMANDS])
+    reads, writes = int(params[at.P_READ_DEPTH]), int(params[at.P_WRITE_DEPTH])
+    slots = reads + writes + banks * max(1, int(params[at.P_BANK_DEPTH])) + 1
+    params[at.P_SLOTS] = slots
+    sizes = (
+        (at.P_O_BANK_READY, commands * banks), (at.P_O_GROUP_READY, commands * groups),
+        (at.P_O_SCOPE_READY, commands * scopes), (at.P_O_HISTORY, history_words), (at.P_O_OPEN_ROW, banks),
+        (at.P_O_PIM_ROW, banks), (at.P_O_ACTIVE, banks), (at.P_O_HITS_SERVED, banks), (at.P_O_LAST_USE, banks),
+        (at.P_O_HEAD, 2 * banks), (at.P_O_TAIL, 2 * banks), (at.P_O_HIT, 2 * banks), (at.P_O_MISS, 2 * banks),
+        (at.P_O_BUSY, 2 * banks), (at.P_O_BUSY_AT, 2 * banks), (at.P_O_ACTIVE_LIST, banks), (at.P_O_NEXT, slots),
+        (at.P_O_PREV, slots), (at.P_O_SLOT_BANK, slots), (at.P_O_SLOT_ROW, slots), (at.P_O_SLOT_COL, slots),
+        (at.P_O_SLOT_AGE, slots), (at.P_O_SLOT_TICK, slots), (at.P_O_SLOT_DESC, slots), (at.P_O_SLOT_WRITE, slots),
+        (at.P_O_SLOT_SEEN, slots), (at.P_O_FREE, slots), (at.P_O_PRIORITY, 64), (at.P_O_OPEN_BANKS, scopes),
+        (at.P_O_OPEN_SINCE, scopes), (at.P_O_OPEN_CYCLES, scopes), (at.P_O_OWED, scopes), (at.P_O_NEXT_BANK, scopes),
+        (at.P_O_COUNT, commands), (at.P_O_QUEUE, 0),
+    )
+    offset = at.S_SCALARS
+    for index, words in sizes:
+        params[index] = offset
+        offset += words
+    params[at.P_STATE_WORDS] = offset
