@@ -26,7 +26,7 @@ from typing import Literal
 
 from ..arch.einsum_arrays import WORD_BYTES, EinsumMachine
 from .flat import AttentionShape
-from .in_order import InOrderUnits, steady_total
+from .in_order import Channel, InOrderUnits, steady_total
 
 Design = Literal["binding", "architecture", "cascade"]
 TAYLOR_OPS = 7                        # exponential on a PE without an exp unit: 6 MACs and an add
@@ -53,7 +53,7 @@ def tiling(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Til
     For each query the buffer holds q, the running maximum, sum and output; on FLAT's arrays also a tile's scores and exponentials,
     which there pass through the buffer on their way to the 1-D array.
     """
-    n, words = machine.n, shape.e + 2 + shape.f + (2 * machine.n if design == "cascade" else 0)
+    n, words = machine.n, _words_a_query(shape, machine, design)
     room = machine.buffer_bytes - n * (shape.e + shape.f) * WORD_BYTES
     tiles = shape.queries // n
     fits = room // (words * n * WORD_BYTES)
@@ -80,7 +80,8 @@ def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Cascad
     period = _PERIODS[design]
     bytes_per_cycle = machine.memory.bytes_per_s / machine.clock_hz
     blocks = shape.heads * cut.blocks
-    ends = {m: _block_ends(period, shape.e, shape.f, machine.n, bytes_per_cycle, cut.resident, m)
+    ends = {m: _block_ends(period, shape.e, shape.f, machine.n, bytes_per_cycle, cut.resident, m,
+                           slots(shape, machine, design, cut.resident))
             for m in _probed(cut.key_tiles)}
 
     def block_end(block: int) -> float:
@@ -104,19 +105,39 @@ def _probed(key_tiles: int) -> tuple[int, ...]:
     return (key_tiles,) if key_tiles <= KEY_PROBE + 2 else tuple(KEY_PROBE + step for step in range(3))
 
 
-TileFunction = Callable[["_State", int, int, int], None]
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Space in the buffer: tiles of K and V, and blocks of resident queries with their outputs, that it holds at a time."""
+
+    keys: int
+    blocks: int
+
+
+def slots(shape: AttentionShape, machine: EinsumMachine, design: Design, resident: int) -> Slots:
+    """One block of queries, or two where two fit; K and V tiles in what is left, at most 8 (more hide nothing more)."""
+    block_bytes = resident * machine.n * _words_a_query(shape, machine, design) * WORD_BYTES
+    key_bytes = machine.n * (shape.e + shape.f) * WORD_BYTES
+    blocks = 2 if 2 * block_bytes + 2 * key_bytes <= machine.buffer_bytes else 1
+    return Slots(min(8, (machine.buffer_bytes - blocks * block_bytes) // key_bytes), blocks)
+
+
+def _words_a_query(shape: AttentionShape, machine: EinsumMachine, design: Design) -> int:
+    return shape.e + 2 + shape.f + (2 * machine.n if design == "cascade" else 0)
+
+
+TileFunction = Callable[["_State", int, int], None]
 
 
 class _State:
     """The run so far: units, and when the values that later tasks wait for are ready, by resident query tile."""
 
-    def __init__(self, e: int, f: int, n: int, bytes_per_cycle: float, resident: int) -> None:
-        self.units = InOrderUnits()
+    def __init__(self, e: int, f: int, n: int, bytes_per_cycle: float, resident: int, slots: Slots) -> None:
+        self.units, self.channel, self.slots = InOrderUnits(), Channel(), slots
         self.e, self.f, self.n, self.resident = e, f, n, resident
         self.bytes_per_cycle = bytes_per_cycle
-        self.queries_in = [0.0] * resident            # this block's q tile has arrived
-        self.queries_free = [0.0] * resident          # its space may be overwritten: the last QK that reads it has ended
-        self.output_free = [0.0] * resident           # the running output of the block before has been stored
+        self.queries_in: dict[tuple[int, int], float] = {}    # (block, p): the q tile has arrived
+        self.queries_free: dict[tuple[int, int], float] = {}  # its space may be overwritten: the last QK that reads it ends
+        self.output_free: dict[tuple[int, int], float] = {}   # its output has been stored
         self.keys_in: list[float] = []                # arrival of the K, V halves, in order
         self.keys_free: list[float] = []              # end of the last task that reads them
         self.queue: list[tuple[int, int, int]] = []   # tiles (block, m, p) in the order of their QK
@@ -126,50 +147,56 @@ class _State:
         self.correction_at: dict[int, float] = {}
 
     def transfer(self, words: int, after: tuple[float, ...]) -> float:
-        return self.units.run("dram", words * WORD_BYTES / self.bytes_per_cycle, after)
+        return self.channel.transfer(words * WORD_BYTES / self.bytes_per_cycle, after)
+
+    def load_queries(self, block: int, p: int) -> None:
+        self.queries_in[block, p] = self.transfer(
+            self.n * self.e, (self.queries_free.get((block - self.slots.blocks, p), 0.0),))
 
     def load_keys(self) -> None:
-        """The next half-tile pair of K and V; two tiles fit, so it waits for the end of the one before the last."""
+        """The next tile of K and V, into the space of the one that many slots before."""
         index = len(self.keys_in)
-        freed = (self.keys_free[index - 2],) if index >= 2 else ()
+        freed = (self.keys_free[index - self.slots.keys],) if index >= self.slots.keys else ()
         self.keys_in.append(self.transfer(self.n * (self.e + self.f), freed))
         self.keys_free.append(0.0)
 
-    def finish(self, p: int, ready: float) -> None:
+    def output_space(self, block: int, m: int, p: int) -> float:
+        """When the running output of a tile may be written: at once, or when a block that had its space is stored."""
+        return self.output_free.get((block - self.slots.blocks, p), 0.0) if m == 0 else 0.0
+
+    def finish(self, block: int, p: int, ready: float) -> None:
         """Divide the outputs of query tile p and store them."""
         divided = self.units.run("1d", self.f, (ready,))
-        self.output_free[p] = self.transfer(self.n * self.f, (divided,))
+        self.output_free[block, p] = self.transfer(self.n * self.f, (divided,))
 
 
 @lru_cache(maxsize=256)
 def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: float, resident: int,
-                key_tiles: int) -> tuple[float, ...]:
+                key_tiles: int, space: Slots) -> tuple[float, ...]:
     """The ends of the first blocks of a run whose blocks have *key_tiles* key tiles."""
-    state = _State(e, f, n, bytes_per_cycle, resident)
+    state = _State(e, f, n, bytes_per_cycle, resident, space)
     ends: list[float] = []
     for block in range(BLOCK_PROBE + 2):
         for m in range(key_tiles):
-            if m == 0:
-                for p in range(resident):
-                    state.queries_in[p] = state.transfer(n * e, (state.queries_free[p],))
             state.load_keys()
             for p in range(resident):
+                if m == 0:
+                    state.load_queries(block, p)
                 state.queue.append((block, m, p))
-                period(state, len(state.queue) - 1, key_tiles, len(ends))
+                period(state, len(state.queue) - 1, key_tiles)
         ends.append(state.units.end)
     return tuple(ends)
 
 
 def _scores(state: _State, tile: int, *, wait: tuple[float, ...] = ()) -> float:
     """QK of a tile on the 2-D array; returns its end."""
-    _, m, p = state.queue[tile]
-    key = tile // state.resident
-    end = state.units.run("2d", state.e, (state.queries_in[p], state.keys_in[key], *wait))
-    state.queries_free[p] = end
+    block, _, p = state.queue[tile]
+    end = state.units.run("2d", state.e, (state.queries_in[block, p], state.keys_in[tile // state.resident], *wait))
+    state.queries_free[block, p] = end
     return end
 
 
-def _interleaved(state: _State, tile: int, key_tiles: int, _: int) -> None:
+def _interleaved(state: _State, tile: int, key_tiles: int) -> None:
     """One slot of FuseMax's binding: QK and LM of this tile, the exponentials of one LAG back, the 1-D work of one 2·LAG back."""
     units, e_to_max = state.units, state.n
     _scores(state, tile)
@@ -186,18 +213,18 @@ def _interleaved(state: _State, tile: int, key_tiles: int, _: int) -> None:
         state.keys_free[older // state.resident] = end
     oldest = tile - 2 * LAG
     if oldest >= 0:
-        _, m, p = state.queue[oldest]
+        block, m, p = state.queue[oldest]
         ready = state.values_at.pop(oldest)
         units.run("1d", 1, (ready,))                                                         # RD
-        units.run("1d", state.f, (state.correction_at.pop(oldest), state.output_free[p] if m == 0 else 0.0))   # SPNV
+        units.run("1d", state.f, (state.correction_at.pop(oldest), state.output_space(block, m, p)))      # SPNV
         output = units.run("1d", state.f, (ready,))                                          # RNV
         if m == key_tiles - 1:
-            state.finish(p, output)
+            state.finish(block, p, output)
 
 
-def _one_at_a_time(state: _State, tile: int, key_tiles: int, _: int) -> None:
+def _one_at_a_time(state: _State, tile: int, key_tiles: int) -> None:
     """A tile of the +architecture design: nothing of the next tile starts on the 2-D array before the 1-D array is done."""
-    units, (_, m, p) = state.units, state.queue[tile]
+    units, (block, m, p) = state.units, state.queue[tile]
     previous = state.values_at.get(tile - 1, 0.0)
     _scores(state, tile, wait=(previous,))
     maximum = units.run("2d", 1) + state.n
@@ -207,16 +234,16 @@ def _one_at_a_time(state: _State, tile: int, key_tiles: int, _: int) -> None:
     units.run("2d", TAYLOR_OPS, (running,))
     summed = units.run("2d", 1)
     products = units.run("2d", state.f)
-    units.run("1d", state.f, (correction, summed, state.output_free[p] if m == 0 else 0.0))  # SPNV
+    units.run("1d", state.f, (correction, summed, state.output_space(block, m, p)))           # SPNV
     output = units.run("1d", state.f)                                                        # RNV takes SLNV as it leaves
     state.values_at = {tile: max(output, products)}
     units.run("1d", 1, (summed,))                                                            # RD: beside the next tile's QK
     state.keys_free[tile // state.resident] = products
     if m == key_tiles - 1:
-        state.finish(p, output)
+        state.finish(block, p, output)
 
 
-def _on_flat_arrays(state: _State, tile: int, key_tiles: int, _: int) -> None:
+def _on_flat_arrays(state: _State, tile: int, key_tiles: int) -> None:
     """A slot of +cascade: QK of this tile, softmax of the one before on the lanes, its product with V after that."""
     units = state.units
     state.maximum_at[tile] = _scores(state, tile)
@@ -232,11 +259,11 @@ def _on_flat_arrays(state: _State, tile: int, key_tiles: int, _: int) -> None:
         state.keys_free[older // state.resident] = end
     oldest = tile - 2
     if oldest >= 0:
-        _, m, p = state.queue[oldest]
-        units.run("1d", state.f, (state.output_free[p] if m == 0 else 0.0,))                 # SPNV
+        block, m, p = state.queue[oldest]
+        units.run("1d", state.f, (state.output_space(block, m, p),))                         # SPNV
         output = units.run("1d", state.f, (state.values_at.pop(oldest),))                    # RNV
         if m == key_tiles - 1:
-            state.finish(p, output)
+            state.finish(block, p, output)
 
 
 _PERIODS: dict[Design, TileFunction] = {"binding": _interleaved, "architecture": _one_at_a_time, "cascade": _on_flat_arrays}

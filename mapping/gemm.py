@@ -53,14 +53,15 @@ def choose_unit(m: int, k: int, n: int, batch: int, dtypes: tuple[DType, DType],
     return target.mxu if max(array_s, unpack_s) <= lanes_s + unpack_s else target.vpu
 
 
-def choose_weight_tile(op: Gemm, dtypes: tuple[DType, DType], site: Site, row_major: bool) -> WeightTile:
-    """The tile of B: about 1 MiB, whole folds on the arrays, whole columns where that keeps sums out of the accumulators.
+def choose_weight_tile(op: Gemm, dtypes: tuple[DType, DType], site: Site, room_bytes: int, row_major: bool) -> WeightTile:
+    """The tile of B: 1 MiB or a quarter of *room_bytes*, whole folds on the arrays, whole columns where that keeps sums out of
+    the accumulators.
 
     *row_major*: B lies in storage as rows of [n, k], so that whole rows make one range.
     """
     a_dtype, b_dtype = dtypes
     unit = choose_unit(op.m, op.k, op.n, op.batch, dtypes, site)
-    elements = int(min(TILE_BYTES, site.room.stream_bytes // 4) * 8 / b_dtype.bits_per_element)
+    elements = int(min(TILE_BYTES, room_bytes // 4) * 8 / b_dtype.bits_per_element)
     if must_dequantize(b_dtype, a_dtype):
         elements = min(elements, site.room.vector_bytes // 4 * 8 // a_dtype.bits)
     widest = max(1, min(op.n, site.room.vector_bytes // 16, _block_bytes(unit, site) // (4 * min(op.m, _rows_kept(unit, site)))))
@@ -109,22 +110,21 @@ class GemmPlan:
 
 def plan_gemm(op: Gemm, a: Operand, b: Operand, c: Operand, site: Site) -> GemmPlan:
     """Blocks as large as the accumulators allow, and the loop order that moves the fewest bytes from DRAM."""
-    row_major = not isinstance(b.layout, Blocked)
-    tile = choose_weight_tile(op, (a.dtype, b.dtype), site, row_major)
-    if isinstance(b.layout, Blocked):
-        tile = WeightTile(tile.unit, b.layout.k_tile, b.layout.n_tile)
+    b_room = site.room.stream_bytes if b.is_streamed or b.resident else site.room.activation_bytes
+    a_room = site.room.activation_bytes // (2 if b.is_streamed or b.resident else 4)
+    tile = choose_weight_tile(op, (a.dtype, b.dtype), site, b_room, row_major=b.layout is None)
     block_elements = _block_bytes(tile.unit, site) // 4
     m_tile = max(1, min(op.m, block_elements // tile.n))
     if not a.resident:
-        m_tile = max(1, min(m_tile, site.room.activation_bytes // 2 * 8 // a.dtype.bits // tile.k))
+        m_tile = max(1, min(m_tile, a_room * 8 // a.dtype.bits // tile.k))
     widest_row = block_elements // m_tile if c.resident else min(block_elements // m_tile, site.room.vector_bytes // 16)
     n_block = tile.n * max(1, min(-(-op.n // tile.n), widest_row // tile.n))
     m_blocks, n_blocks = -(-op.m // m_tile), -(-op.n // n_block)
     a_bytes = 0 if a.resident else a.dtype.bytes_for(op.m * op.k)
     b_bytes = 0 if b.resident else b.dtype.bytes_for(op.k * op.n)
-    hold_b = m_blocks > 1 and b.dtype.bytes_for(op.k * n_block) <= site.room.stream_bytes // 2 and not must_dequantize(
+    hold_b = m_blocks > 1 and b.dtype.bytes_for(op.k * n_block) <= b_room // 2 and not must_dequantize(
         b.dtype, a.dtype)
-    hold_a = not a.resident and n_blocks > 1 and a.dtype.bytes_for(m_tile * op.k) <= site.room.activation_bytes // 2
+    hold_a = not a.resident and n_blocks > 1 and a.dtype.bytes_for(m_tile * op.k) <= a_room
     n_outer = b_bytes * (1 if hold_b else m_blocks) + a_bytes * (1 if hold_a and m_blocks == 1 else n_blocks)
     m_outer = b_bytes * m_blocks + a_bytes * (1 if hold_a else n_blocks)
     if m_outer < n_outer or (hold_a and m_blocks == 1):
@@ -135,7 +135,7 @@ def plan_gemm(op: Gemm, a: Operand, b: Operand, c: Operand, site: Site) -> GemmP
 def weight_layout(op: Operator, a: DType, b: DType, site: Site) -> Blocked:
     """The storage of a weight that only *op* reads: blocks in the order of its tiles."""
     assert isinstance(op, Gemm)
-    tile = choose_weight_tile(op, (a, b), site, row_major=False)
+    tile = choose_weight_tile(op, (a, b), site, site.room.stream_bytes, row_major=False)
     return Blocked(op.batch, op.k, op.n, tile.k, tile.n, op.weight_transposed)
 
 

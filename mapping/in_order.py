@@ -29,6 +29,32 @@ class InOrderUnits:
         return max(self.free.values())
 
 
+class Channel:
+    """A memory channel that never idles while a transfer is ready: a later transfer may go in a gap that earlier ones leave.
+
+    Transfers are given in the order of their priority. Only the last gaps are remembered.
+    """
+
+    def __init__(self, remembered: int = 64) -> None:
+        self._gaps: list[tuple[float, float]] = []
+        self._end = 0.0
+        self._remembered = remembered
+
+    def transfer(self, cycles: float, after: Iterable[float] = ()) -> float:
+        """Carry a transfer of *cycles* once the times *after* have come; returns its end."""
+        ready = max((0.0, *after))
+        for index, (start, end) in enumerate(self._gaps):
+            begin = max(start, ready)
+            if begin + cycles <= end:
+                self._gaps[index: index + 1] = [gap for gap in ((start, begin), (begin + cycles, end)) if gap[1] > gap[0]]
+                return begin + cycles
+        begin = max(self._end, ready)
+        if begin > self._end:
+            self._gaps = [*self._gaps, (self._end, begin)][-self._remembered:]
+        self._end = begin + cycles
+        return self._end
+
+
 class NotSteadyError(RuntimeError):
     """Consecutive iterations did not come to the same time, so that the run cannot be shortened."""
 

@@ -29,6 +29,11 @@ class Operand:
     layout: Blocked | None = None
     first_row: int | None = None
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its tiles come on the stream queue: weights, KV cache, and the int32 ids that steer a gather."""
+        return self.role in ("weight", "kv") or self.dtype == DTYPES["int32"]
+
     def window(self, shape: tuple[int, ...], strides: tuple[int, ...] | None = None, offset: int = 0) -> View:
         """A window on the elements of the operand, C-contiguous unless *strides* says otherwise."""
         if strides is None:
@@ -84,8 +89,7 @@ class Tiler:
 
     def load(self, operand: Operand, ranges: Ranges, elements: int, after: tuple[int, ...] = ()) -> int:
         """A tile filled with the bytes of *ranges*."""
-        streamed = operand.role in ("weight", "kv") or operand.dtype == DTYPES["int32"]        # int32: ids, which steer a gather
-        pool, queue = (STREAM, STREAM_QUEUE) if streamed else (ACTIVATION, ACTIVATION_QUEUE)
+        pool, queue = (STREAM, STREAM_QUEUE) if operand.is_streamed else (ACTIVATION, ACTIVATION_QUEUE)
         buffer = self.builder.buffer("tile", pool, elements, operand.dtype)
         self.builder.load(queue, operand.index, ranges, buffer, after=after)
         return buffer

@@ -89,7 +89,7 @@ def test_attention_equals_numpy(batch, kv_heads, group, head_dim, q_tokens, cach
 @quick
 @given(rows=dims, cols=dims, function=st.sampled_from(["rmsnorm", "layernorm"]), bias=st.booleans(), machine=machines)
 def test_norm_equals_numpy(rows, cols, function, bias, machine, toy_target, equals_numpy):
-    constants = [Tensor(name, (cols,), BF16, "weight") for name in ("w", "b")][:1 + bias]
+    constants = [Tensor(name, (cols,), BF16, "weight") for name in ("gain", "shift")][:1 + bias]
     equals_numpy(between(lambda x, y: Norm(name="norm", inputs=(x, *constants), outputs=(y,), function=function, rows=rows,
                                            cols=cols), (rows, cols)), toy_target(**machine))
 
