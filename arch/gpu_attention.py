@@ -68,12 +68,13 @@ def decode_work(
 
     footprint = cache_bytes + vector_bytes
     dram_bytes = footprint * l2_miss_share(gpu, footprint, warm)
-    core_s = np.maximum(core_s, footprint / gpu.l2_bytes_per_s)
+    reads = footprint if gpu.library.packs_gqa else footprint * group
+    core_s = np.maximum(core_s, reads / gpu.l2_bytes_per_s)
     dram_s = dram_bytes / (gpu.dram_stream_bytes_per_s * architecture.decode_stream)
     dram_s = dram_s + dram_bytes / footprint * architecture.cold_start_us * 1e-6
     launch_s = np.full_like(items, architecture.decode_launch_us * 1e-6)
     flops = 4.0 * batch * heads * kv_len * head_dim
-    return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, footprint, dtype)
+    return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, reads, dtype)
 
 
 def prefill(
@@ -115,7 +116,8 @@ def prefill_work(
     flops = 4.0 * batch * heads * head_dim * pairs
     issued = 4.0 * batch * heads * head_dim * scores
     launch_s = np.full_like(blocks, architecture.prefill_launch_us * 1e-6)
-    return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, kv_reads, dtype)
+    softmax_pj = batch * heads * scores * architecture.pj_per_score
+    return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, kv_reads, dtype, softmax_pj)
 
 
 def _score_seconds(gpu: Gpu, head_dim: Array, dtype: str) -> Array:

@@ -89,6 +89,7 @@ class GpuArchitecture(Config):
     pj_per_flop: dict[str, Positive]        # board energy of one operation at full clock, by pipeline
     pj_per_dram_byte: Positive
     pj_per_l2_byte: Positive
+    pj_per_score: NotNegative               # softmax work of one attention score: exponential, fp32 operations, registers
     voltage_floor: Share                    # V/Vmax where the clock goes to 0: energy per operation falls with V²
     sources: tuple[str, ...] = ()
 
@@ -103,6 +104,7 @@ class GpuLibrary(Config):
 
     name: str
     causal_prefix_skip: bool                # prefill skips the blocks that the causal mask empties
+    packs_gqa: bool = True                  # decode reads K and V once for all query heads that share them
     bytes_per_cycle_per_sm: dict[str, Positive] = Field(default_factory=dict)   # issue-bound operators
     passes: dict[str, Positive] = Field(default_factory=dict)     # traffic of an operator over its fused least
     kernels: dict[str, Positive] = Field(default_factory=dict)    # launches of an operator, where it is not one

@@ -91,11 +91,12 @@ def gemm_work(
 
 def gemm(
     gpu: Gpu, m: ArrayLike, n: ArrayLike, k: ArrayLike, *, batch: ArrayLike = 1, dtype: str = "bf16",
-    l2_warm: ArrayLike = False,
+    l2_warm: ArrayLike = False, quantise: bool = True,
 ) -> KernelTime:
-    """Time, power and energy of a GEMM; 8- and 4-bit formats include the kernel that quantises the activations."""
+    """Time, power and energy of a GEMM. For 8- and 4-bit formats *quantise* adds the kernel that quantises the activations;
+    engines that fuse it into the operator before say False."""
     work = gemm_work(gpu, m, n, k, batch=batch, dtype=dtype, l2_warm=l2_warm)
-    if dtype in QUANTISED:
+    if quantise and dtype in QUANTISED:
         work = _with_quantisation(gpu, work, m, k, batch, dtype, l2_warm)
     return run(gpu, work)
 

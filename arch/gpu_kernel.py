@@ -39,6 +39,7 @@ class KernelWork:
     dram_bytes: Array
     l2_bytes: Array
     dtype: str = "fp16"
+    other_core_pj: Array | float = 0.0      # of instructions that are no matrix product (softmax)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def dynamic_energy_j(gpu: Gpu, work: KernelWork, clock_share: Array | float) -> 
     architecture = gpu.architecture
     floor = architecture.voltage_floor
     voltage = floor + (1.0 - floor) * np.asarray(clock_share)
-    core_pj = work.issued_flops * gpu.pj_per_flop(work.dtype) + work.l2_bytes * architecture.pj_per_l2_byte
+    core_pj = work.issued_flops * gpu.pj_per_flop(work.dtype) + work.l2_bytes * architecture.pj_per_l2_byte + work.other_core_pj
     energy: Array = (core_pj * voltage**2 + work.dram_bytes * architecture.pj_per_dram_byte) * 1e-12
     return energy
 

@@ -51,6 +51,7 @@ class Parameter:
     prior_ln: float = 0.5
     low: float = 1e-3
     high: float = 1e4
+    measured_on: tuple[str, ...] = ()       # architectures whose prior is a measurement of this very constant: not fitted
 
     @property
     def name(self) -> str:
@@ -86,10 +87,12 @@ PARAMETERS = (
     Parameter("quantise_us", "fp8", ("gemm",), ("fp8",)),
     Parameter("quantise_us", "fp8_block", ("gemm",), ("fp8_block",)),
     Parameter("quantise_us", "nvfp4", ("gemm",), ("nvfp4",)),
-    Parameter("pj_per_flop", "fp32", ("gemm",), ("fp32",), 0.3),
+    Parameter("pj_per_flop", "fp32", ("gemm",), ("fp32",), 0.3, measured_on=("ampere", "hopper")),   # FMA sweeps
     Parameter("pj_per_flop", "fp16", ("gemm",), _HALF, 0.3),
     Parameter("pj_per_flop", "fp8", ("gemm",), ("fp8", "fp8_block"), 0.3),
     Parameter("pj_per_flop", "fp4", ("gemm",), ("nvfp4",), 0.3),
+    Parameter("pj_per_dram_byte", None, ("gemm", "attention_decode"), (), 0.3, measured_on=("ampere", "hopper")),
+    Parameter("pj_per_score", None, ("attention_prefill",), (), 0.7),
     Parameter("decode_launch_us", None, ("attention_decode",)),
     Parameter("decode_cta_us", None, ("attention_decode",)),
     Parameter("decode_stream", None, ("attention_decode",), (), 0.15, high=1.0),
@@ -186,7 +189,7 @@ class Calibration:
     def fit(self, parameters: Iterable[Parameter] = PARAMETERS) -> GpuArchitecture:
         """The architecture with its shown constants fitted; a constant that no row shows keeps its prior."""
         best = self.prior
-        shown = [p for p in parameters if p.get(best) is not None and any(
+        shown = [p for p in parameters if p.get(best) is not None and best.name not in p.measured_on and any(
             op in p.ops and (not p.dtypes or dtype in p.dtypes) for _, op, dtype, _ in self.groups)]
         for step in _STEPS:
             for _ in range(_SWEEPS_PER_STEP):
