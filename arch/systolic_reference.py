@@ -41,11 +41,11 @@ class _Fold:
 
     @property
     def r(self) -> int:
-        return self.rows.stop - self.rows.start
+        return int(self.rows.stop - self.rows.start)
 
     @property
     def c(self) -> int:
-        return self.cols.stop - self.cols.start
+        return int(self.cols.stop - self.cols.start)
 
 
 def run_reference(
@@ -166,7 +166,8 @@ class _Stationary:
 
     def _take_weights(self, tag: Matrix) -> None:
         """The first operand of a fold makes each PE that it passes take the weight that waits there."""
-        array, row, col = np.indices(tag.shape, sparse=True)
+        array, row, col = (np.arange(size).reshape([-1 if axis == at else 1 for at in range(3)])
+                           for axis, size in enumerate(tag.shape))
         used = (row < self.used_rows[tag // self.t, array]) & (col < self.used_cols[tag // self.t, array])
         first = used & (tag % self.t == 0)
         if np.any(first & ((self.hops != 0) | (self.next_round != tag // self.t))):

@@ -1,7 +1,7 @@
 """Fused attention on a 2-D and a 1-D array: the tiles of each design, run on units that work in order.
 
-The one-pass cascade (Nayak et al., "FuseMax", MICRO 2024, cascade 5) splits keys into M1 tiles of n and queries into tiles of n,
-P1 of which stay in the buffer while K and V pass by once. For a tile of n×n scores it computes, with the n×n array (2-D) or the n lanes (1-D):
+The one-pass cascade (Nayak et al., "FuseMax", MICRO 2024) splits keys into M1 tiles of n and queries into tiles of n, P1 of which
+stay in the buffer while K and V pass by once. For a tile of n×n scores the n×n array (2-D) or the n lanes (1-D) compute:
 
     QK   scores (e MACs a PE)          LM   maximum of each column, which travels down n rows
     RM   running maximum               PRM  correction exp(old − new maximum)
@@ -175,8 +175,7 @@ def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: f
                 key_tiles: int, space: Slots) -> tuple[float, ...]:
     """The ends of the first blocks of a run whose blocks have *key_tiles* key tiles."""
     state = _State(e, f, n, bytes_per_cycle, resident, space)
-    ends: list[float] = []
-    for block in range(BLOCK_PROBE + 2):
+    for block in range(BLOCK_PROBE + 3):              # one more than is asked for: every block has another behind it
         for m in range(key_tiles):
             state.load_keys()
             for p in range(resident):
@@ -184,8 +183,9 @@ def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: f
                     state.load_queries(block, p)
                 state.queue.append((block, m, p))
                 period(state, len(state.queue) - 1, key_tiles)
-        ends.append(state.units.end)
-    return tuple(ends)
+    for flushed in range(2 * LAG):
+        period(state, len(state.queue) + flushed, key_tiles)
+    return tuple(max(state.output_free[block, p] for p in range(resident)) for block in range(BLOCK_PROBE + 2))
 
 
 def _scores(state: _State, tile: int, *, wait: tuple[float, ...] = ()) -> float:
@@ -198,11 +198,12 @@ def _scores(state: _State, tile: int, *, wait: tuple[float, ...] = ()) -> float:
 
 def _interleaved(state: _State, tile: int, key_tiles: int) -> None:
     """One slot of FuseMax's binding: QK and LM of this tile, the exponentials of one LAG back, the 1-D work of one 2·LAG back."""
-    units, e_to_max = state.units, state.n
-    _scores(state, tile)
-    state.maximum_at[tile] = units.run("2d", 1) + e_to_max
+    units = state.units
+    if tile < len(state.queue):
+        _scores(state, tile)
+        state.maximum_at[tile] = units.run("2d", 1) + state.n
     older = tile - LAG
-    if older >= 0:
+    if 0 <= older < len(state.queue):
         running = units.run("1d", 1, (state.maximum_at.pop(older),))
         state.correction_at[older] = units.run("1d", TAYLOR_OPS, (running,))
         units.run("1d", 1, (state.correction_at[older],))                                    # SPD
@@ -224,6 +225,8 @@ def _interleaved(state: _State, tile: int, key_tiles: int) -> None:
 
 def _one_at_a_time(state: _State, tile: int, key_tiles: int) -> None:
     """A tile of the +architecture design: nothing of the next tile starts on the 2-D array before the 1-D array is done."""
+    if tile >= len(state.queue):
+        return
     units, (block, m, p) = state.units, state.queue[tile]
     previous = state.values_at.get(tile - 1, 0.0)
     _scores(state, tile, wait=(previous,))
@@ -246,9 +249,10 @@ def _one_at_a_time(state: _State, tile: int, key_tiles: int) -> None:
 def _on_flat_arrays(state: _State, tile: int, key_tiles: int) -> None:
     """A slot of +cascade: QK of this tile, softmax of the one before on the lanes, its product with V after that."""
     units = state.units
-    state.maximum_at[tile] = _scores(state, tile)
+    if tile < len(state.queue):
+        state.maximum_at[tile] = _scores(state, tile)
     older = tile - 1
-    if older >= 0:
+    if 0 <= older < len(state.queue):
         units.run("1d", state.n, (state.maximum_at.pop(older),))                             # LM: n scores a lane
         running = units.run("1d", 1)
         units.run("1d", EXP_UNIT_OPS + 1, (running,))                                        # PRM, SPD
@@ -258,7 +262,7 @@ def _on_flat_arrays(state: _State, tile: int, key_tiles: int) -> None:
         state.values_at[older] = end
         state.keys_free[older // state.resident] = end
     oldest = tile - 2
-    if oldest >= 0:
+    if 0 <= oldest < len(state.queue):
         block, m, p = state.queue[oldest]
         units.run("1d", state.f, (state.output_space(block, m, p),))                         # SPNV
         output = units.run("1d", state.f, (state.values_at.pop(oldest),))                    # RNV

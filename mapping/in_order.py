@@ -30,7 +30,7 @@ class InOrderUnits:
 
 
 class Channel:
-    """A memory channel that never idles while a transfer is ready: a later transfer may go in a gap that earlier ones leave.
+    """A memory channel that never idles while a transfer is ready: a later transfer may use the gaps that earlier ones leave.
 
     Transfers are given in the order of their priority. Only the last gaps are remembered.
     """
@@ -41,17 +41,25 @@ class Channel:
         self._remembered = remembered
 
     def transfer(self, cycles: float, after: Iterable[float] = ()) -> float:
-        """Carry a transfer of *cycles* once the times *after* have come; returns its end."""
-        ready = max((0.0, *after))
-        for index, (start, end) in enumerate(self._gaps):
+        """Carry a transfer of *cycles* once the times *after* have come; its bursts may be spread; returns its end."""
+        ready, left = max((0.0, *after)), cycles
+        kept: list[tuple[float, float]] = []
+        for start, end in self._gaps:
             begin = max(start, ready)
-            if begin + cycles <= end:
-                self._gaps[index: index + 1] = [gap for gap in ((start, begin), (begin + cycles, end)) if gap[1] > gap[0]]
-                return begin + cycles
+            taken = min(left, end - begin)
+            if taken <= 0.0:
+                kept.append((start, end))
+                continue
+            left -= taken
+            ready = begin + taken
+            kept += [gap for gap in ((start, begin), (ready, end)) if gap[1] > gap[0]]
+        self._gaps = kept
+        if left <= 0.0:
+            return ready
         begin = max(self._end, ready)
         if begin > self._end:
             self._gaps = [*self._gaps, (self._end, begin)][-self._remembered:]
-        self._end = begin + cycles
+        self._end = begin + left
         return self._end
 
 
@@ -59,15 +67,15 @@ class NotSteadyError(RuntimeError):
     """Consecutive iterations did not come to the same time, so that the run cannot be shortened."""
 
 
-def steady_total(end_of: Callable[[int], float], count: int, probe: int, tolerance: float = 1e-6) -> float:
-    """The end of *count* equal iterations: exact up to ``probe + 2``, else by the period that three ends in a row confirm.
+def steady_total(end_of: Callable[[int], float], count: int, probe: int, stride: int = 1, tolerance: float = 1e-4) -> float:
+    """The end of *count* equal iterations: simulated up to ``probe + 2·stride``, then by the period of *stride* iterations.
 
-    ``end_of(i)`` is the end of iteration *i* (from 1) of a run that is simulated up to it.
+    ``end_of(i)`` is the end of iteration *i* (from 1). Two periods in a row must agree within *tolerance*, else NotSteadyError.
     """
-    if count <= probe + 2:
+    if count <= probe + 2 * stride:
         return end_of(count)
-    first, second, third = (end_of(probe + step) for step in range(3))
+    first, second, third = (end_of(probe + step * stride) for step in range(3))
     period = third - second
-    if abs(period - (second - first)) > tolerance * max(1.0, period):
-        raise NotSteadyError(f"iterations {probe + 1} and {probe + 2} take {second - first} and {period} cycles")
-    return third + (count - probe - 2) * period
+    if abs(period - (second - first)) > tolerance * period:
+        raise NotSteadyError(f"{stride} iterations after {probe + stride} take {period} cycles, before it {second - first}")
+    return third + (count - probe - 2 * stride) * period / stride

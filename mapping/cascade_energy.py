@@ -1,0 +1,90 @@
+"""Energy of fused and unfused attention, and of linear layers, from action counts: DRAM lines, buffer lines, functional units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..arch.einsum_arrays import BUFFER_LINE_WORDS, DRAM_LINE_BYTES, EinsumEnergies, EinsumMachine
+from .cascade import Design, Tiling
+from .flat import AttentionShape, FlatMapping
+
+#: MACs and adds of an exponential where there is no unit for it, on either FuseMax array.
+TAYLOR_MACS, TAYLOR_ADDS = 6, 1
+
+Actions = Mapping[str, float]
+
+
+def energy_pj(actions: Actions, energies: EinsumEnergies) -> float:
+    """The sum of count times energy; words of the buffer are counted, lines are paid."""
+    paid = {
+        "dram_bytes": energies.dram_line / DRAM_LINE_BYTES,
+        "buffer_read_words": energies.buffer_read / BUFFER_LINE_WORDS,
+        "buffer_written_words": energies.buffer_write / BUFFER_LINE_WORDS,
+        "mac": energies.mac, "add": energies.add, "max": energies.max, "exp": energies.exp, "divide": energies.divide,
+    }
+    return sum(count * paid[action] for action, count in actions.items())
+
+
+def cascade_actions(shape: AttentionShape, cut: Tiling, machine: EinsumMachine, design: Design, dram_bytes: float) -> Actions:
+    """Actions of the one-pass cascade. Each operand word that enters a row or column of the array is one word of the buffer.
+
+    For each tile: q and k once for each of e steps, v once for each of f, and the running output read and written. On FLAT's
+    arrays the scores also pass through the buffer to the 1-D array, which reads them for the maximum and for the exponential.
+    """
+    tile_queries = shape.heads * cut.blocks * cut.key_tiles * cut.resident * machine.n
+    outputs = shape.heads * shape.queries * shape.f
+    macs = shape.scores * (shape.e + shape.f) + tile_queries * (1 + shape.f)                 # with SPD, SPNV
+    adds = shape.scores + tile_queries * (1 + shape.f)                                       # SLD, RD, RNV
+    exponentials = shape.scores + tile_queries                                               # SLN, PRM
+    on_lanes = design == "cascade"
+    return {
+        "dram_bytes": dram_bytes,
+        "buffer_read_words": tile_queries * (2 * shape.e + 2 * shape.f) + on_lanes * 2 * shape.scores,
+        "buffer_written_words": (dram_bytes / 2 - outputs + tile_queries * shape.f + on_lanes * shape.scores),
+        "mac": macs + (0 if on_lanes else TAYLOR_MACS * exponentials),
+        "add": adds + exponentials * (1 if on_lanes else TAYLOR_ADDS),
+        "exp": exponentials * on_lanes,
+        "max": shape.scores + shape.heads * cut.key_tiles * shape.queries,
+        "divide": outputs,
+    }
+
+
+def softmax_actions(shape: AttentionShape) -> dict[str, float]:
+    """Three-pass softmax: maximum, subtract and exponential, sum, division of every score."""
+    scores = float(shape.scores)
+    return {"max": scores, "add": 2 * scores, "exp": scores, "divide": scores}
+
+
+def unfused_actions(shape: AttentionShape, machine: EinsumMachine, dram_bytes: float) -> Actions:
+    """Three operators by way of DRAM. Softmax brings each score into the buffer, reads it twice, writes and reads exponentials."""
+    macs = shape.scores * (shape.e + shape.f)
+    return softmax_actions(shape) | {
+        "dram_bytes": dram_bytes,
+        "mac": macs,
+        "buffer_read_words": 2 * macs / machine.n + 3 * shape.scores,
+        "buffer_written_words": 2 * shape.scores + shape.heads * shape.keys * 2 * (shape.e + shape.f),
+    }
+
+
+def flat_actions(shape: AttentionShape, machine: EinsumMachine, mapping: FlatMapping, dram_bytes: float) -> Actions:
+    """FLAT: operands that are off chip stream from DRAM into the array; scores and weights live in the buffer.
+
+    On chip: scores written, read twice, exponentials written and read, weights written and read.
+    """
+    n = machine.n
+    words = shape.scores / n
+    read = words * (shape.e * (mapping.q_on_chip + mapping.k_on_chip) + shape.f * mapping.v_on_chip)
+    written = words * shape.f * mapping.av_on_chip
+    reads, writes = (4, 3) if mapping.scores_on_chip else (3, 2)
+    return softmax_actions(shape) | {
+        "dram_bytes": dram_bytes,
+        "mac": shape.scores * (shape.e + shape.f),
+        "buffer_read_words": read + written + reads * shape.scores,
+        "buffer_written_words": written + writes * shape.scores,
+    }
+
+
+def linear_actions(macs: float, dram_bytes: float, machine: EinsumMachine) -> Actions:
+    """Linear layers: both operands of every MAC come from the buffer, each word feeding a row or a column."""
+    return {"dram_bytes": dram_bytes, "mac": macs, "buffer_read_words": 2 * macs / machine.n,
+            "buffer_written_words": dram_bytes / 4}

@@ -1,0 +1,198 @@
+"""Suite `fusemax`: FuseMax, its ablations and FLAT against the authors' artifact (Nayak et al., MICRO 2024).
+
+The artifact's memory is flat: a rate. FLAT runs under the mappings that the artifact took from FLAT's own tool; what our search
+finds (never more traffic) is in :func:`flat_search`. Arithmetic means over 4 models and 6 lengths are the paper's headline;
+geometric means stand beside them in :func:`headline`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean, geometric_mean
+
+from ..arch.einsum_arrays import FLAT, FUSEMAX, WORD_BYTES, EinsumMachine
+from ..mapping.cascade import Design, run
+from ..mapping.cascade_energy import cascade_actions, energy_pj, flat_actions, linear_actions, unfused_actions
+from ..mapping.flat import AttentionShape, FlatMapping, best_mapping, traffic
+from ..mapping.flat_run import AttentionRun, run_flat, run_unfused
+from ..sim.errors import ConfigError
+from .contract import Row, ValidationResult, compare, summarise
+
+COLUMNS = ("model", "seq_len", "design", "attn_latency_s")
+DESIGNS = ("unfused", "FLAT", "+cascade", "+architecture", "+binding(FuseMax)")
+QUANTITIES = {"attn_latency_s": "latency", "attn_energy_pJ": "energy", "attn_dram_bytes": "bytes", "util_2d": "util",
+              "util_1d": "util", "linear_layers_latency_s": "latency:linear", "linear_layers_energy_pJ": "energy:linear"}
+TOLERANCE_PCT = 1.0
+DATA = Path(__file__).parent / "data"
+BATCH = 64
+LENGTHS = {"1K": 2**10, "4K": 2**12, "16K": 2**14, "64K": 2**16, "256K": 2**18, "1M": 2**20}
+_CASCADES: dict[str, Design] = {"+cascade": "cascade", "+architecture": "architecture", "+binding(FuseMax)": "binding"}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """An encoder layer of the paper: width d, heads, width of a head, width of the feed-forward layer."""
+
+    d: int
+    heads: int
+    e: int
+    s: int
+
+    def attention(self, tokens: int) -> AttentionShape:
+        return AttentionShape(BATCH * self.heads, tokens, tokens, self.e, self.e)
+
+
+#: The artifact's four models (flat_validation.csv: D, H, E = F, S).
+MODELS = {"BERT": Encoder(768, 12, 64, 3072), "TrXL": Encoder(1024, 16, 64, 4096), "T5": Encoder(512, 8, 64, 2048),
+          "XLM": Encoder(2048, 16, 128, 8192)}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One (model, length, design): attention and linear layers, in the artifact's columns."""
+
+    attn_latency_s: float
+    attn_energy_pJ: float
+    attn_dram_bytes: float
+    util_2d: float
+    util_1d: float
+    linear_layers_latency_s: float
+    linear_layers_energy_pJ: float
+
+
+@lru_cache(maxsize=512)
+def point(model: str, seq_len: str, design: str) -> Point:
+    """Simulate one point."""
+    shape = MODELS[model].attention(LENGTHS[seq_len])
+    machine = FLAT if design in ("unfused", "FLAT", "+cascade") else FUSEMAX
+    found, attention_pj = _attention(model, seq_len, shape, design, machine)
+    linear_s, linear_pj = _linear_layers(MODELS[model], LENGTHS[seq_len], machine)
+    return Point(found.cycles / machine.clock_hz, attention_pj, found.dram_bytes, found.busy_2d / found.cycles,
+                 found.busy_1d / found.cycles, linear_s, linear_pj)
+
+
+def _attention(
+    model: str, seq_len: str, shape: AttentionShape, design: str, machine: EinsumMachine,
+) -> tuple[AttentionRun, float]:
+    if design == "unfused":
+        found = run_unfused(shape, machine)
+        return found, energy_pj(unfused_actions(shape, machine, found.dram_bytes), machine.energies)
+    if design == "FLAT":
+        mapping = published_mapping(model, seq_len)
+        found = run_flat(shape, machine, mapping)
+        return found, energy_pj(flat_actions(shape, machine, mapping, found.dram_bytes), machine.energies)
+    # +cascade runs on FLAT's arrays; the artifact gives it FuseMax's buffer, and FLAT's energies.
+    cascade = run(shape, FUSEMAX, _CASCADES[design])
+    actions = cascade_actions(shape, cascade.tiling, machine, _CASCADES[design], cascade.dram_bytes)
+    return (AttentionRun(cascade.cycles, cascade.busy_2d, cascade.busy_1d, cascade.dram_bytes),
+            energy_pj(actions, machine.energies))
+
+
+def _linear_layers(model: Encoder, tokens: int, machine: EinsumMachine) -> tuple[float, float]:
+    """Projections and feed-forward of one layer, one after the other on the 2-D array; weights, inputs and outputs move once."""
+    inner, batch_tokens = model.heads * model.e, BATCH * tokens
+    widths = [(model.d, inner)] * 3 + [(inner, model.d), (model.d, model.s), (model.s, model.d)]
+    macs = [batch_tokens * k * n for k, n in widths]
+    moved = [WORD_BYTES * (batch_tokens * (k + n) + k * n) for k, n in widths]
+    seconds = sum(max(macs_ / machine.n**2 / machine.clock_hz, bytes_ / machine.memory.bytes_per_s)
+                  for macs_, bytes_ in zip(macs, moved, strict=True))
+    return seconds, energy_pj(linear_actions(sum(macs), sum(moved), machine), machine.energies)
+
+
+@lru_cache(maxsize=1)
+def _published_mappings() -> Mapping[tuple[str, str], Mapping[str, str]]:
+    with (DATA / "flat_mappings.csv").open(newline="", encoding="utf-8") as file:
+        return {(row["model"], row["seq_len"]): row for row in csv.DictReader(file)}
+
+
+def published_mapping(model: str, seq_len: str) -> FlatMapping:
+    """The mapping that FLAT's own tool chose."""
+    row = _published_mappings()[model, seq_len]
+    kept = {name: row[name] == "onchip" for name in ("q", "k", "scores", "v", "av")}
+    return FlatMapping(kept["q"], kept["k"], kept["scores"], kept["v"], kept["av"],
+                       "weight" if row["stationarity"] == "weight" else "output",
+                       LENGTHS[seq_len] if row["rows"] == "all" else int(row["rows"]))
+
+
+def flat_search() -> dict[tuple[str, str], tuple[float, float]]:
+    """DRAM bytes of the published mapping and of the one that our search finds, for every model and length."""
+    found = {}
+    for model, seq_len in _published_mappings():
+        shape = MODELS[model].attention(LENGTHS[seq_len])
+        found[model, seq_len] = (traffic(shape, published_mapping(model, seq_len), FLAT).total_bytes,
+                                 traffic(shape, best_mapping(shape, FLAT), FLAT).total_bytes)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """FuseMax against FLAT over the 24 points."""
+
+    arithmetic: float
+    geometric: float
+
+
+def headline(design: str = "+binding(FuseMax)") -> dict[str, Ratio]:
+    """Speed-ups and energy ratios of *design* against FLAT: of attention, and of the layer end to end."""
+    ratios: dict[str, list[float]] = {"attention speed-up": [], "end-to-end speed-up": [], "attention energy": [],
+                                      "end-to-end energy": []}
+    for model in MODELS:
+        for seq_len in LENGTHS:
+            ours, flat = point(model, seq_len, design), point(model, seq_len, "FLAT")
+            ratios["attention speed-up"].append(flat.attn_latency_s / ours.attn_latency_s)
+            ratios["end-to-end speed-up"].append((flat.attn_latency_s + flat.linear_layers_latency_s)
+                                                 / (ours.attn_latency_s + ours.linear_layers_latency_s))
+            ratios["attention energy"].append(ours.attn_energy_pJ / flat.attn_energy_pJ)
+            ratios["end-to-end energy"].append((ours.attn_energy_pJ + ours.linear_layers_energy_pJ)
+                                               / (flat.attn_energy_pJ + flat.linear_layers_energy_pJ))
+    return {name: Ratio(fmean(values), geometric_mean(values)) for name, values in ratios.items()}
+
+
+def validate(reference: Path | None = None) -> ValidationResult:
+    """Compare with the shipped points, or with every file of those columns at *reference* (a file or a folder)."""
+    rows = tuple(row for path in _tables(reference) for row in _compared(path))
+    return ValidationResult("fusemax", rows, tuple(summarise(rows, {row.group: TOLERANCE_PCT for row in rows})))
+
+
+def _tables(reference: Path | None) -> list[Path]:
+    if reference is None:
+        return [DATA / "fusemax.csv"]
+    found = sorted(reference.rglob("*.csv")) if reference.is_dir() else [reference]
+    tables = [path for path in found if path.is_file() and set(COLUMNS) <= set(_header(path))]
+    if not tables:
+        raise ConfigError("no FuseMax table here", file=str(reference), allowed=COLUMNS, mend="a table is a CSV with these columns")
+    return tables
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return next(csv.reader(file), [])
+
+
+def _compared(path: Path) -> list[Row]:
+    rows = []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        for record in reader:
+            for name, allowed in (("model", tuple(MODELS)), ("seq_len", tuple(LENGTHS)), ("design", DESIGNS)):
+                if record[name] not in allowed:
+                    raise ConfigError(f"{name} is {record[name]!r}, which is not known", file=str(path), line=reader.line_num,
+                                      key=name, value=record[name], allowed=allowed)
+            ours = point(record["model"], record["seq_len"], record["design"])
+            case = f"{record['model']}/{record['seq_len']}/{record['design']}"
+            for column, group in QUANTITIES.items():
+                if record.get(column):
+                    rows.append(_row(f"{case}/{column}", f"{group}:{record['design']}", record[column], getattr(ours, column),
+                                     path, reader.line_num))
+    return rows
+
+
+def _row(case: str, group: str, expected: str, got: float, path: Path, line: int) -> Row:
+    try:
+        return compare(case, group, float(expected), got, TOLERANCE_PCT)
+    except ValueError:
+        raise ConfigError(f"{expected!r} is no number", file=str(path), line=line) from None
