@@ -18,7 +18,7 @@ from .sim.clock import Clock
 from .sim.program import Step, TileProgram
 from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
 from .sim.units import BITS_PER_BYTE, PS_PER_S
-from .workloads.graph import OperatorGraph
+from .workloads.graph import OperatorGraph, program_order, totals
 from .workloads.operators import Operator
 from .workloads.phases import Workload
 
@@ -65,7 +65,7 @@ def build_report(
     described: Mapping[str, Any],
 ) -> Report:
     """The report of a finished run."""
-    operators: dict[str, Operator] = dict(graph.nodes(data="op"))
+    operators = {op.name: op for op in program_order(graph)}
     _price(machine, run)
     seconds = run.end_ps / PS_PER_S
     return Report(
@@ -73,8 +73,8 @@ def build_report(
         config={"machine": machine.model_dump(mode="json"), "workload": dict(described)},
         seconds=seconds, cycles=_cycles(machine, run.end_ps), energy_lines=run.ledger.lines(run.end_ps),
         memory=_memory(machine, program, run), units=_units(machine, run), links_bytes=run.link_bytes,
-        operators=_operator_reports(machine, operators, program, run), bounds=_bounds(machine, operators.values(), run),
-        reductions=tuple(run.memory.reductions()), assumptions=_assumptions(machine), timeline=run.timeline,
+        operators=_operator_reports(machine, operators, program, run), bounds=_bounds(machine, graph),
+        reductions=_reductions(run), assumptions=_assumptions(machine), timeline=run.timeline,
     )
 
 
@@ -148,13 +148,24 @@ def _units(machine: MachineConfig, run: ProgramRun) -> dict[str, UnitReport]:
 def _operator_reports(
     machine: MachineConfig, operators: Mapping[str, Operator], program: TileProgram, run: ProgramRun,
 ) -> tuple[OperatorReport, ...]:
-    reports = []
-    latest_ps = 0
-    for step, ran in zip(program.steps, run.operators, strict=True):
-        own_ps = max(0, ran.end_ps - latest_ps)
-        latest_ps = max(latest_ps, ran.end_ps)
-        reports.append(_operator_report(machine, operators[step.operator], step, ran, own_ps))
-    return tuple(reports)
+    own = _own_ps(run)
+    return tuple(_operator_report(machine, operators[step.operator], step, ran, own_ps)
+                 for step, ran, own_ps in zip(program.steps, run.operators, own, strict=True))
+
+
+def _own_ps(run: ProgramRun) -> list[int]:
+    """Each operator's share of the run: from the results of all before it to its own, so that the shares add up to the run.
+
+    Stores are posted: those that are left after the last results are the share of the operator whose store ends last.
+    """
+    own, latest_ps = [], 0
+    for ran in run.operators:
+        own.append(max(0, ran.results_ps - latest_ps))
+        latest_ps = max(latest_ps, ran.results_ps)
+    if own:
+        last = max(range(len(own)), key=lambda i: run.operators[i].end_ps)
+        own[last] += run.end_ps - latest_ps
+    return own
 
 
 def _operator_report(
@@ -199,10 +210,17 @@ def _operator_bounds(machine: MachineConfig, op: Operator) -> tuple[float, float
     return op.macs / _peak_macs_per_s(machine), _compulsory_bytes(op) / _peak_bytes_per_s(machine)
 
 
-def _bounds(machine: MachineConfig, operators: Any, run: ProgramRun) -> Bounds:
-    found = list(operators)
-    nbytes = sum(_compulsory_bytes(op) for op in found)
-    return Bounds(sum(op.macs for op in found) / _peak_macs_per_s(machine), nbytes / _peak_bytes_per_s(machine), nbytes)
+def _bounds(machine: MachineConfig, graph: OperatorGraph) -> Bounds:
+    """The run's bounds: its MACs at the peak rate; what must come from and go to DRAM, each byte once, at the pin rate."""
+    counts = totals(graph)
+    nbytes = sum(counts.external_read_bytes.values()) + sum(counts.external_written_bytes.values())
+    return Bounds(counts.macs / _peak_macs_per_s(machine), nbytes / _peak_bytes_per_s(machine), nbytes)
+
+
+def _reductions(run: ProgramRun) -> tuple[Mapping[str, Any], ...]:
+    """The reductions that were used; none in an exact run."""
+    symmetry = run.memory.reduction()
+    return ({key: value for key, value in symmetry.items() if key != "used"},) if symmetry["used"] else ()
 
 
 def _assumptions(machine: MachineConfig) -> tuple[str, ...]:

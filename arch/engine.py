@@ -33,9 +33,13 @@ STREAM, ACTIVATION, STORE = "dma.stream", "dma.activation", "dma.store"
 
 @dataclass(slots=True)
 class OperatorRun:
-    """What became of one step: when, and what its compute units waited for (cause → picoseconds)."""
+    """What became of one step: when, and what its compute units waited for (cause → picoseconds).
+
+    ``results_ps``: its last record but for stores, which are posted: a controller may hold them back behind reads.
+    """
 
     start_ps: int = -1
+    results_ps: int = 0
     end_ps: int = -1
     busy_ps: dict[str, int] = field(default_factory=dict)
     waited_ps: dict[str, int] = field(default_factory=dict)
@@ -349,6 +353,8 @@ class Engine:
         if self.timeline is not None and self.env.now > start_ps:
             self.timeline.add(unit, step.operator, step.kind, start_ps, self.env.now)
         state.ended[position] = 1
+        if unit != STORE:
+            self.operators[index].results_ps = self.env.now
         self._order.append((index, position))
         waiting = state.waiting.pop(position, None)
         if waiting is not None:

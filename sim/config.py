@@ -33,8 +33,8 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def yaml_key(field_name: str, info: FieldInfo) -> str:
-    """The YAML key of a field: its name, without the unit suffix when it is a quantity."""
-    if quantity_kind(info) is not None:
+    """The YAML key of a field: its name, without the unit suffix when it is a quantity or a mapping of names to quantities."""
+    if quantity_kind(info) is not None or values_kind(info) is not None:
         for suffix in _SUFFIXES:
             if field_name.endswith(suffix):
                 return field_name[: -len(suffix)]
@@ -50,6 +50,15 @@ def quantity_kind(info: FieldInfo) -> str | None:
         for option in get_args(info.annotation):
             if get_origin(option) is Annotated and (kind := _kind(get_args(option)[1:])) is not None:
                 return kind
+    return None
+
+
+def values_kind(info: FieldInfo) -> str | None:
+    """The kind of quantity that the values of a mapping field are, or None."""
+    if get_origin(info.annotation) is dict:
+        value = get_args(info.annotation)[1]
+        if get_origin(value) is Annotated:
+            return _kind(get_args(value)[1:])
     return None
 
 

@@ -19,7 +19,7 @@ SCHEMA = "tilesim.report/1"
 class OperatorReport:
     """One operator of the run.
 
-    ``seconds`` is its share of the run: from the end of whatever ended before it to its own end, so the shares of all
+    ``seconds`` is its share of the run: from the results of all operators before it to its own, so the shares of all
     operators add up to the run. ``start_s``..``end_s`` is its whole life, prefetching included; lives of operators overlap.
     ``bound_seconds`` is its own roofline; ``warm`` says that it looks faster than that because its weights had been
     prefetched. ``waited_s`` is what its compute units waited for, ``busy_s`` how long they worked.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import Config, quantity_kind, yaml_key
+from .config import Config, quantity_kind, values_kind, yaml_key
 from .units import UNITS
 
 #: kind of quantity → the units that people read it in, largest first.
@@ -40,6 +40,9 @@ def _lines(config: Config, depth: int) -> list[str]:
     for name, info in type(config).model_fields.items():
         value, kind = getattr(config, name), quantity_kind(info)
         key = yaml_key(name, info)
+        each = values_kind(info)
+        if each:
+            value = {name: quantity_text(item, each) for name, item in value.items()}
         lines += _entry(key, quantity_text(value, kind) if kind and value is not None else value, depth)
     return lines
 
