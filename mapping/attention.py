@@ -8,6 +8,7 @@ append stores, so that no load of the stream queue waits for a projection of the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice, zip_longest
 from typing import Any
 
 from ..sim.dtypes import DTYPES
@@ -127,8 +128,8 @@ class _Queries:
 
 class _Flash(_Parts):
     """Online softmax over tiles of keys (Dao et al., 2022, arXiv:2205.14135, algorithm 1; Milakov and Gimelshein, 2018,
-    arXiv:1805.02867). Tiles that are wholly masked are skipped. On the arrays the scores of the next tile are multiplied before the
-    softmax of this one, so that arrays and lanes work at once.
+    arXiv:1805.02867). Tiles that are wholly masked are skipped. On the arrays two tiles of queries take turns and the scores of
+    the next tile are multiplied before the softmax of this one, so that arrays and lanes work at once.
     """
 
     def lower(self) -> Segment:
@@ -144,14 +145,20 @@ class _Flash(_Parts):
         return self.tiler.build(**self.notes("flash"))
 
     def _tiles(self) -> Iterator[_FlashTile]:
-        for queries in self.query_tiles():
-            vpu, group = self.site.target.vpu, self.heads.group
-            statistics = tuple(self.tiler.temporary(name, (queries.heads, group, queries.rows), FP32, vpu)
-                               for name in ("maximum", "total"))
-            output = self.tiler.temporary("output", (queries.heads, queries.m, self.heads.head_dim), FP32, self.tile.unit)
-            spans = key_spans(self.op, self.slot, self.tile.kv_tokens, queries.first, queries.rows)
-            for index, span in enumerate(spans):
-                yield _FlashTile(self, queries, span, statistics, output, index == 0, index == len(spans) - 1)
+        """All tiles; ``ways`` tiles of queries take turns."""
+        queries = self.query_tiles()
+        while turns := [self._tiles_of(one) for one in islice(queries, self.tile.ways)]:
+            for turn in zip_longest(*turns):
+                yield from (tile for tile in turn if tile is not None)
+
+    def _tiles_of(self, queries: _Queries) -> Iterator[_FlashTile]:
+        vpu, group = self.site.target.vpu, self.heads.group
+        statistics = tuple(self.tiler.temporary(name, (queries.heads, group, queries.rows), FP32, vpu)
+                           for name in ("maximum", "total"))
+        output = self.tiler.temporary("output", (queries.heads, queries.m, self.heads.head_dim), FP32, self.tile.unit)
+        spans = key_spans(self.op, self.slot, self.tile.kv_tokens, queries.first, queries.rows)
+        for index, span in enumerate(spans):
+            yield _FlashTile(self, queries, span, statistics, output, index == 0, index == len(spans) - 1)
 
 
 class _FlashTile:

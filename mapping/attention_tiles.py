@@ -45,12 +45,17 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class AttentionTile:
-    """*heads* KV heads × *q_tokens* queries (of each head of the group) × *kv_tokens* keys at a time, on *unit*."""
+    """*heads* KV heads × *q_tokens* queries (of each head of the group) × *kv_tokens* keys at a time, on *unit*.
+
+    *ways*: tiles of queries that take turns. A tile's next softmax rescales what its last product added to, so alone it would
+    leave the arrays idle while the lanes work, and the lanes while the arrays do.
+    """
 
     unit: str
     heads: int
     q_tokens: int
     kv_tokens: int
+    ways: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def choose_attention_tile(op: Attention, q: Operand, kv: Operand, site: Site) ->
         while not _fits(tile, heads, q, kv, site, copies) and tile != smallest:
             tile = _smaller(tile, heads, site)
         if _fits(tile, heads, q, kv, site, copies):
-            return tile
+            return replace(tile, ways=copies if unit == site.target.mxu else 1)
     return smallest
 
 

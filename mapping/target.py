@@ -74,7 +74,12 @@ def resident_limit_bytes(sram_bytes: int, spills: bool) -> int:
 
 
 def share_out(sram_bytes: int, resident_bytes: int, spills: bool) -> Room:
-    """The room of each pool once *resident_bytes* are set aside: fixed shares, and the rest to the stream."""
+    """The room of each pool when *resident_bytes* live at once: fixed shares, and the rest to the stream.
+
+    Residents get as much again where there is room, so that an operator's output need not wait for the death of the last one's
+    input.
+    """
+    resident_bytes = max(resident_bytes, min(2 * resident_bytes, resident_limit_bytes(sram_bytes, spills)))
     accumulators, vector = sram_bytes // _ACCUMULATOR_SHARE, sram_bytes // _VECTOR_SHARE
     activation = sram_bytes // _ACTIVATION_SHARE if spills else 0
     stream = sram_bytes - resident_bytes - accumulators - vector - activation
