@@ -117,3 +117,14 @@ class Channels:
             "merged": int(total[at.S_MERGED] + total[at.S_MERGED + 1]), "turnarounds": int(total[at.S_TURNAROUNDS]),
             "refreshes_owed_max": int(self.states[:, at.S_OWED_MAX].max()),
         }
+
+    def open_cycles(self, end: int) -> int:
+        """Cycles up to *end* with at least one bank open, summed over every scope (rank, pseudo-channel) of every channel."""
+        p, total = self.tables.params, 0
+        scopes = int(p[at.P_SCOPES])
+        for state, members in zip(self.states, self.members, strict=True):
+            past = state[p[at.P_O_OPEN_CYCLES]:p[at.P_O_OPEN_CYCLES] + scopes]
+            since = state[p[at.P_O_OPEN_SINCE]:p[at.P_O_OPEN_SINCE] + scopes]
+            is_open = state[p[at.P_O_OPEN_BANKS]:p[at.P_O_OPEN_BANKS] + scopes] > 0
+            total += len(members) * int(past.sum() + np.maximum(0, end - since[is_open]).sum())
+        return total

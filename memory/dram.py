@@ -18,12 +18,13 @@ from pydantic import Field, field_validator
 from ..sim.clock import Clock
 from ..sim.config import Config
 from ..sim.errors import ConfigError
-from ..sim.units import BITS_PER_BYTE, PS_PER_S, Picoseconds
+from ..sim.units import PS_PER_S, Picoseconds
 from . import layout as at
 from .address import AddressMap, MappingError, parse_mapping
 from .channels import Channels
 from .controller import ControllerConfig, tables_for
 from .kernel import advance
+from .power import Tally, energy_actions
 from .standard import Memory, load_memory
 
 Int64Array = npt.NDArray[np.int64]
@@ -223,22 +224,13 @@ class DramSystem:
             "read_burst_bytes": self.read_burst_bytes, "written_burst_bytes": self.written_burst_bytes,
             "achieved_bytes_per_s": moved / seconds if seconds else 0.0, "peak_bytes_per_s": self.peak_bytes_per_s,
             "data_bus_busy_share": columns * ticks["tBL"] / (cycles * buses),
-            "refresh_share": refreshes * ticks.get("tRFC", 0) / (cycles * int(self.tables.params[at.P_SCOPES]) * self.config.channels),
+            "refresh_share": refreshes * ticks.get("tRFC", 0) / (cycles * buses * organisation.ranks),
             "channels": self.config.channels, "channel_classes": self.channels.classes,
         }
 
     def energy_actions(self, end_ps: int) -> dict[str, tuple[int, float]]:
         """Counted actions and the energy of each in picojoules; empty where the memory states no energy."""
-        energy, standard = self.config.device.energy, self.config.device.standard
-        if energy is None:
-            return {}
-        commands = self.channels.counters()["commands"]
-        refreshes = sum(commands.get(standard.by_role(role) or "", 0) for role in ("refresh_all",))
-        # Picojoules of background are counted in picoseconds of the whole part: 1 W = 1 pJ a picosecond.
-        return {
-            "activate": (commands.get(standard.by_role("activate") or "", 0), energy.activate_pj),
-            "read bit": (self.read_burst_bytes * BITS_PER_BYTE, energy.read_pj_per_bit),
-            "write bit": (self.written_burst_bytes * BITS_PER_BYTE, energy.write_pj_per_bit),
-            "refresh": (refreshes, energy.refresh_pj),
-            "background ps": (end_ps, energy.background_w * self.config.stacks),
-        }
+        end = max(1, self.clock.cycle_at(end_ps))
+        scope_ps = end_ps * int(self.tables.params[at.P_SCOPES]) * self.config.channels
+        open_ps = min(scope_ps, self.clock.ps_of(self.channels.open_cycles(end)))
+        return energy_actions(self.config.device, Tally(self.channels.counters()["commands"], open_ps, scope_ps - open_ps))

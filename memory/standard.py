@@ -16,8 +16,9 @@ from ..sim import config as config_reader
 from ..sim.clock import Clock
 from ..sim.config import Config
 from ..sim.errors import ConfigError
-from ..sim.units import Hertz, Picojoules, PicojoulesPerBit, Watts, parse_quantity
+from ..sim.units import Hertz, parse_quantity
 from ..sim.yaml_reader import Document, find_named
+from .energy import EnergyTable
 
 #: What a command does to the bank state; the scheduler knows roles, never names.
 Role = Literal["activate", "activate_2", "precharge", "precharge_all", "read", "write", "read_precharge", "write_precharge",
@@ -158,17 +159,6 @@ class DramStandard(Config):
 CORE_TIMINGS = ("tCL", "tCWL", "tBL", "tREFI")
 #: Timings that a memory may state: they are used when a controller refreshes bank by bank.
 OPTIONAL_TIMINGS = ("tREFIpb",)
-
-
-class EnergyTable(Config):
-    """Energy of one channel's actions and the background of one device; the second source of truth is the boundary."""
-
-    boundary: str
-    activate_pj: Picojoules                      # one row opened and closed
-    read_pj_per_bit: PicojoulesPerBit
-    write_pj_per_bit: PicojoulesPerBit
-    refresh_pj: Picojoules                       # one refresh command
-    background_w: Watts                          # of the device (a stack), clocked and idle
 
 
 class Memory(Config):
