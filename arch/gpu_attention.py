@@ -124,8 +124,8 @@ def _score_seconds(gpu: Gpu, head_dim: Array, dtype: str) -> Array:
     """Seconds an SM takes for one score at full clock: two products of head_dim MACs, one exponential, its fp32 work."""
     architecture, device = gpu.architecture, gpu.device
     matmul_cycles = 4.0 * head_dim / (gpu.flops_per_cycle_per_sm(dtype) * architecture.prefill_efficiency)
-    softmax_cycles = 1.0 / EXPS_PER_CYCLE_PER_SM + FP32_OPS_PER_SCORE / (device.fp32_flops_per_cycle_per_sm / 2.0)
-    softmax_cycles = np.full_like(matmul_cycles, softmax_cycles)
+    lanes = device.fp32_flops_per_cycle_per_sm / 2.0
+    softmax_cycles = np.full_like(matmul_cycles, 1.0 / EXPS_PER_CYCLE_PER_SM + FP32_OPS_PER_SCORE / lanes)
     longer, shorter = np.maximum(matmul_cycles, softmax_cycles), np.minimum(matmul_cycles, softmax_cycles)
     result: Array = (longer + (1.0 - architecture.softmax_overlap) * shorter) / device.clock_hz
     return result

@@ -202,6 +202,7 @@ def assemble(device: GpuDevice, folder: Path = DEVICE_FOLDER) -> Gpu:
                _part(GpuLibrary, device.library, folder, "libraries"))
 
 
+@cache
 def _part(schema: type[PartT], name: str, folder: Path, shelf: str) -> PartT:
     for root in (folder, DEVICE_FOLDER):
         path = root / shelf / f"{name}.yaml"

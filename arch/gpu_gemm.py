@@ -177,7 +177,7 @@ def _core_seconds(
 def _read_bytes(
     gpu: Gpu, shapes: _Shapes, entries: Menu, tiles_m: Array, tiles_n: Array,
 ) -> Array:
-    """DRAM reads of cold operands, with the tiles of a round rasterised in a near-square block, and slabs kept in L2 while they fit."""
+    """DRAM reads of cold operands: the tiles of a round lie in a near-square block, and slabs stay in L2 while they fit."""
     in_bytes = shapes.m * shapes.k * shapes.in_bytes
     weight_bytes = shapes.k * shapes.n * shapes.weight_bytes
     room = _SLAB_SHARE_OF_L2 * gpu.device.l2_bytes
@@ -199,10 +199,11 @@ def _with_quantisation(
     gpu: Gpu, work: KernelWork, m: ArrayLike, k: ArrayLike, batch: ArrayLike, dtype: str, l2_warm: ArrayLike,
 ) -> KernelWork:
     """*work* with the kernel before it that reads the 16-bit activations and writes them in *dtype* with their scales."""
-    elements = np.atleast_1d(np.asarray(m, dtype=float) * np.asarray(k, dtype=float) * np.asarray(batch, dtype=float))
+    wide_m, wide_k, wide_batch = (np.asarray(a, dtype=np.float64) for a in (m, k, batch))
+    elements: Array = np.atleast_1d(wide_m * wide_k * wide_batch)
     moved = elements * (2.0 + ELEMENT_BYTES[dtype])
-    to_dram = moved * l2_miss_share(gpu, moved, l2_warm)
-    rows = np.atleast_1d(np.asarray(m, dtype=float) * np.asarray(batch, dtype=float))
+    to_dram = moved * l2_miss_share(gpu, moved, np.asarray(l2_warm, dtype=bool))
+    rows = np.atleast_1d(wide_m * wide_batch)
     rows_s = np.ceil(rows / gpu.device.sms) * THREAD_BLOCK_START_S         # one thread block finds the scale of one row
     launch_s = gpu.architecture.quantise_us.get(dtype, gpu.architecture.quantise_us.get("fp8", gpu.architecture.launch_us))
     return KernelWork(

@@ -118,7 +118,9 @@ def run(gpu: Gpu, work: KernelWork) -> KernelTime:
     )
 
 
-def l2_miss_share(gpu: Gpu, footprint_bytes: Array, l2_warm: Array | bool, share_of_l2: float | None = None) -> Array:
+def l2_miss_share(
+    gpu: Gpu, footprint_bytes: Array, l2_warm: Array | NDArray[np.bool_] | bool, share_of_l2: float | None = None,
+) -> Array:
     """Share of a kernel's compulsory traffic that goes to DRAM, when the same data was touched just before (*l2_warm*).
 
     All hits up to *share_of_l2* (`warm_share` unless given); hashed replacement lets the hits fade out over as much again.

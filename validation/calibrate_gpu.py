@@ -59,7 +59,8 @@ class Parameter:
 
     def get(self, architecture: GpuArchitecture) -> float | None:
         value = getattr(architecture, self.field)
-        return value.get(self.key) if self.key is not None else value
+        found: float | None = value.get(self.key) if self.key is not None else value
+        return found
 
     def set(self, architecture: GpuArchitecture, value: float) -> GpuArchitecture:
         if self.key is None:
@@ -184,7 +185,7 @@ class Calibration:
         prior = parameter.get(self.prior)
         if not prior:
             return 0.0
-        return 0.01 * (np.log(value / prior) / parameter.prior_ln) ** 2
+        return float(0.01 * (np.log(value / prior) / parameter.prior_ln) ** 2)
 
     def fit(self, parameters: Iterable[Parameter] = PARAMETERS) -> GpuArchitecture:
         """The architecture with its shown constants fitted; a constant that no row shows keeps its prior."""
@@ -220,7 +221,8 @@ class Calibration:
 
 def fold_of(row: RawRow) -> int:
     """The fold of a row's shape: the same on every board, so that a shape is never on both sides."""
-    key = "|".join(str(row.get(c) or "") for c in ("op", "m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len"))
+    columns = ("op", "m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len")
+    key = "|".join(str(row.get(c) or "") for c in columns)
     return int(hashlib.sha1(key.encode()).hexdigest(), 16) % _FOLDS
 
 
@@ -296,7 +298,7 @@ def write_architecture(path: Path, architecture: GpuArchitecture, devices: Itera
     for field in dict.fromkeys(p.field for p in PARAMETERS):
         value = getattr(architecture, field)
         shown = "{" + ", ".join(f"{k}: {v:.4g}" for k, v in value.items()) + "}" if isinstance(value, dict) else f"{value:.4g}"
-        text = re.sub(rf"^{field}:[^#\n]*", lambda _, s=f"{field}: {shown}": s, text, flags=re.MULTILINE)
+        text = re.sub(rf"^{field}:[^#\n]*", f"{field}: {shown}", text, flags=re.MULTILINE)
     listed = "calibrated_on: [" + ", ".join(sorted(set(devices))) + "]"
     if re.search(r"^calibrated_on:", text, flags=re.MULTILINE):
         text = re.sub(r"^calibrated_on:.*$", lambda _: listed, text, flags=re.MULTILINE)
@@ -337,7 +339,7 @@ def size_key(row: RawRow) -> str:
 
 
 def ablation(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture]) -> str:
-    """What each constant buys: the error of its operators' long rows with the constant back at its prior, everything else fitted."""
+    """What each constant buys: the error of its operators' rows with that constant back at its prior."""
     lines = ["| constant | operators | MAPE fitted % | MAPE at prior % |", "|---|---|---|---|"]
     for parameter in PARAMETERS:
         members = [r for r in rows if r["op"] in parameter.ops and (not parameter.dtypes or r["dtype"] in parameter.dtypes)

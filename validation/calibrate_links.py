@@ -72,7 +72,7 @@ def fit(prior: LinkClass, rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> Li
     def loss(link: LinkClass) -> float:
         seconds = np.array([predict(row, gpus[row["device"]], link) for row in rows])
         fitted = float(np.mean(row_loss(rows, seconds, np.ones(len(rows)))))
-        return fitted + sum(0.01 * (np.log(getattr(link, f) / getattr(prior, f)) / _PRIOR_LN[f]) ** 2 for f in FIELDS)
+        return fitted + float(sum(0.01 * (np.log(getattr(link, f) / getattr(prior, f)) / _PRIOR_LN[f]) ** 2 for f in FIELDS))
 
     best, lowest = prior, loss(prior)
     for step in _STEPS:
@@ -103,7 +103,7 @@ def write(name: str, link: LinkClass) -> None:
     if name == "nvlink3":
         write("nvlink2", link)
     for field in FIELDS:
-        text = re.sub(rf"^{field}: .*$", lambda _, f=field: f"{f}: {getattr(link, f):.4g}", text, flags=re.MULTILINE)
+        text = re.sub(rf"^{field}: .*$", f"{field}: {getattr(link, field):.4g}", text, flags=re.MULTILINE)
     path.write_text(text, encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
 """Whole models on GPUs, from plain numbers: one forward step as a sequence of kernels and collectives.
 
 Each kernel is timed by `arch/gpu_*`; a step adds them up on the device. The host launches kernels at its own pace: inside a
-CUDA graph it does not show; an engine that builds its inputs anew for each prompt waits for it; in eager mode device and host run side by side and the longer one shows, softened because the
-queue between them runs empty at every synchronisation.
+CUDA graph it does not show; an engine that builds its inputs anew for each prompt waits for it; in eager mode device and host
+run side by side and the longer one shows, softened because the queue between them runs empty at every synchronisation.
 """
 
 from __future__ import annotations

@@ -34,9 +34,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def number(row: RawRow, column: str, default: float = float("nan")) -> float:
-    """The number in *column*, or *default* when the cell is empty or missing."""
-    text = row.get(column) or ""
-    return float(text) if text.strip() else default
+    """The number in *column*, or *default* when the cell is empty, missing or no number."""
+    text = (row.get(column) or "").strip()
+    try:
+        return float(text) if text else default
+    except ValueError:
+        return default
 
 
 def note(row: RawRow, key: str) -> str | None:

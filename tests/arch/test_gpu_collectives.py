@@ -1,0 +1,41 @@
+"""Collectives: α–β laws and the algorithms' regimes."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilesim.arch.gpu_collectives import collective_seconds, link_class
+from tilesim.arch.gpu_config import find_gpu
+from tilesim.sim.errors import ConfigError
+
+boards = st.sampled_from(["a100-sxm-80gb", "h100-sxm", "b200-sxm", "rtx-pro-6000", "mi300x"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(board=boards, size=st.integers(1, 2**30), ranks=st.sampled_from([2, 4, 8]))
+def test_an_all_reduce_beats_no_link(board, size, ranks):
+    """Without help from the switch each rank sends 2(n−1)/n of the message; with it, at least the message once."""
+    gpu = find_gpu(board)
+    share = 1.0 if link_class(gpu.device.link).in_switch else 2.0 * (ranks - 1) / ranks
+    assert collective_seconds(gpu, "allreduce", size, ranks) >= size * share / gpu.device.link_bandwidth_bytes_per_s
+
+
+@settings(max_examples=60, deadline=None)
+@given(board=boards, size=st.integers(1, 2**29), ranks=st.sampled_from([2, 4, 8]))
+def test_a_larger_message_takes_no_less_time(board, size, ranks):
+    gpu = find_gpu(board)
+    for op in ("allreduce", "allgather", "alltoall", "send_recv"):
+        assert collective_seconds(gpu, op, 2 * size, ranks) >= collective_seconds(gpu, op, size, ranks)
+
+
+def test_one_rank_needs_no_collective():
+    assert collective_seconds(find_gpu("h100-sxm"), "allreduce", 1e6, 1) == 0.0
+
+
+def test_bridged_pairs_fall_back_to_the_host_link_beyond_two_ranks():
+    gpu, pairs = find_gpu("h100-sxm"), link_class("nvlink4-pairs")
+    assert collective_seconds(gpu, "allreduce", 1e8, 4, pairs) > 3 * collective_seconds(gpu, "allreduce", 1e8, 2, pairs)
+
+
+def test_an_unknown_collective_names_the_known_ones():
+    with pytest.raises(ConfigError, match="allreduce"):
+        collective_seconds(find_gpu("h100-sxm"), "all_reduce", 1e6, 2)

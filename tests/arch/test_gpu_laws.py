@@ -1,0 +1,111 @@
+"""Laws that every GPU kernel obeys, on every board: no roofline is beaten, more work takes no less time, energy adds up."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilesim.arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
+from tilesim.arch.gpu_config import ELEMENT_BYTES, Gpu, find_gpu, shipped_gpus
+from tilesim.arch.gpu_kernel import KernelTime, busy_seconds, dynamic_energy_j
+
+GPUS = sorted({gpu.name: gpu for gpu in shipped_gpus().values()}.items())
+sizes = st.integers(1, 20_000)
+boards = st.sampled_from([gpu for _, gpu in GPUS])
+dtypes = st.sampled_from(["fp32", "bf16", "fp8", "nvfp4"])
+
+
+def seconds(time: KernelTime) -> float:
+    return float(time.seconds[0])
+
+
+def assert_within_roofline(gpu: Gpu, time: KernelTime, dtype: str, least_bytes: float) -> None:
+    assert seconds(time) >= float(time.flops[0]) / gpu.peak_flops_per_s(dtype)
+    assert seconds(time) >= least_bytes / gpu.device.dram_bandwidth_bytes_per_s
+
+
+@settings(max_examples=60, deadline=None)
+@given(gpu=boards, m=sizes, n=sizes, k=sizes, dtype=dtypes)
+def test_no_gemm_beats_its_roofline(gpu, m, n, k, dtype):
+    element = ELEMENT_BYTES[dtype]
+    wide = 4.0 if dtype == "fp32" else 2.0
+    time = gpu_gemm.gemm(gpu, m, n, k, dtype=dtype, quantise=False)
+    assert_within_roofline(gpu, time, dtype, (m * k + k * n) * element + m * n * wide)
+
+
+@settings(max_examples=60, deadline=None)
+@given(gpu=boards, batch=st.integers(1, 512), kv_heads=st.integers(1, 16), group=st.integers(1, 16), kv_len=st.integers(1, 100_000))
+def test_no_decode_beats_its_roofline(gpu, batch, kv_heads, group, kv_len):
+    time = gpu_attention.decode(gpu, batch, kv_heads * group, kv_heads, 128, kv_len)
+    assert_within_roofline(gpu, time, "bf16", 2.0 * batch * kv_heads * kv_len * 128 * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(gpu=boards, batch=st.integers(1, 64), heads=st.integers(1, 64), tokens=st.integers(1, 16_000), prefix=st.integers(0, 16_000))
+def test_no_prefill_beats_its_roofline(gpu, batch, heads, tokens, prefix):
+    time = gpu_attention.prefill(gpu, batch, heads, heads, 128, tokens, tokens + prefix)
+    touched = 2.0 * batch * heads * 128 * (2 * tokens + 2 * (tokens + prefix))
+    assert_within_roofline(gpu, time, "bf16", touched)
+
+
+@settings(max_examples=40, deadline=None)
+@given(gpu=boards, m=sizes, n=sizes, op=st.sampled_from(sorted(gpu_vector.FUSED_TENSORS)))
+def test_no_vector_kernel_beats_its_roofline(gpu, m, n, op):
+    time = gpu_vector.vector(gpu, op, m, n)
+    assert seconds(time) >= gpu_vector.FUSED_TENSORS[op] * m * n * 2 / gpu.device.dram_bandwidth_bytes_per_s
+
+
+@settings(max_examples=30, deadline=None)
+@given(gpu=boards, tokens=st.integers(1, 8192), experts=st.integers(1, 256), top_k=st.integers(1, 8))
+def test_no_expert_layer_beats_its_roofline(gpu, tokens, experts, top_k):
+    top_k = min(top_k, experts)
+    time = gpu_moe.moe(gpu, tokens, 512, 2048, experts, top_k)
+    assert seconds(time) >= float(time.flops[0]) / gpu.peak_flops_per_s("bf16")
+
+
+@settings(max_examples=60, deadline=None)
+@given(gpu=boards, m=st.integers(1, 5000), n=st.integers(1, 5000), k=st.integers(64, 20_000), factor=st.integers(2, 4))
+def test_a_gemm_that_is_whole_times_larger_takes_no_less_time(gpu, m, n, k, factor):
+    """Stated quantisation: sizes that are multiples of each other. Between them a padded tile may fit better or worse by 5 %."""
+    base = seconds(gpu_gemm.gemm(gpu, m, n, k))
+    for larger in ((factor * m, n, k), (m, factor * n, k), (m, n, factor * k)):
+        assert seconds(gpu_gemm.gemm(gpu, *larger)) >= 0.95 * base
+
+
+@settings(max_examples=40, deadline=None)
+@given(gpu=boards, batch=st.integers(1, 256), kv_len=st.integers(1, 60_000))
+def test_a_longer_context_decodes_no_faster(gpu, batch, kv_len):
+    short, long = (seconds(gpu_attention.decode(gpu, batch, 32, 8, 128, length)) for length in (kv_len, 2 * kv_len))
+    assert long >= 0.95 * short
+
+
+@settings(max_examples=40, deadline=None)
+@given(gpu=boards, m=sizes, n=sizes, k=sizes)
+def test_board_power_stays_within_its_limit_and_above_idle(gpu, m, n, k):
+    time = gpu_gemm.gemm(gpu, m, n, k)
+    assert gpu.device.idle_power_w <= float(time.power_w[0])
+    lowest = float(time.clock_share[0]) <= 0.2501
+    assert float(time.power_w[0]) <= gpu.device.power_limit_w * 1.001 or lowest
+
+
+@settings(max_examples=30, deadline=None)
+@given(gpu=boards, m=sizes, n=sizes, k=sizes)
+def test_energy_is_idle_power_times_time_plus_the_actions(gpu, m, n, k):
+    work = gpu_gemm.gemm_work(gpu, m, n, k)
+    time = gpu_gemm.gemm(gpu, m, n, k)
+    actions = dynamic_energy_j(gpu, work, time.clock_share)
+    assert float(time.energy_j[0]) == pytest.approx(float(gpu.device.idle_power_w * time.seconds[0] + actions[0]), rel=1e-9)
+
+
+def test_a_lower_clock_makes_core_work_longer_and_cheaper():
+    gpu = find_gpu("h100-sxm")
+    work = gpu_gemm.gemm_work(gpu, 8192, 8192, 8192)
+    assert float(busy_seconds(work, 0.5)[0]) > float(busy_seconds(work, 1.0)[0])
+    assert float(dynamic_energy_j(gpu, work, 0.5)[0]) < float(dynamic_energy_j(gpu, work, 1.0)[0])
+
+
+def test_arrays_give_the_same_answers_as_single_kernels():
+    gpu = find_gpu("a100-sxm-80gb")
+    m, n, k = np.array([1, 128, 4096]), np.array([4096, 4096, 4096]), np.array([4096, 8192, 512])
+    together = gpu_gemm.gemm(gpu, m, n, k).seconds
+    apart = [seconds(gpu_gemm.gemm(gpu, *shape)) for shape in zip(m, n, k, strict=True)]
+    assert together == pytest.approx(apart)

@@ -1,0 +1,177 @@
+"""Published GPU figures: GEMM and attention kernels, static-batch and max-load generation, batch-1 prefill and decode.
+
+One row of `published_*.csv` is one printed number. A framework that shows in its numbers has one host constant (`ENGINES`).
+Rows that our kernels do not cover (training passes, ratios between kernels, vendors without a description) are skipped with
+that reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from ..arch import gpu_attention, gpu_gemm
+from ..arch.gpu_config import ELEMENT_BYTES, Gpu, assemble
+from .contract import Row, compare, skip
+from .gpu_models import SHAPES, Engine, Shape, cache_bytes_per_token, generation_s, step
+from .gpu_rows import RawRow, number
+
+PUBLISHED_COLUMNS = {"device", "n_dev", "kind", "name", "shape", "batch", "isl", "osl", "dtype", "framework", "metric", "value"}
+TOLERANCE_PCT = 12.0
+#: A framework by the beginning of its name: (its kernels' library, host µs per layer, how the host shows).
+#: TensorRT-LLM 0.5: first tokens of 128-token prompts take 2.5–3 ms longer than the device for 28–32 layers. The rest 0.
+ENGINES: dict[str, tuple[str, Engine]] = {
+    "TensorRT-LLM v0.5": ("trtllm-2023", Engine(94.0, "queued")),
+    "TensorRT-LLM v0.6": ("trtllm-2023", Engine(94.0, "queued")),
+    "TensorRT-LLM v0.17": ("fused-2025", Engine(10.0, "graph")),
+    "TensorRT-LLM": ("fused-2025", Engine(10.0, "graph")),
+    "vLLM": ("fused-2025", Engine(10.0, "graph")),
+    "llama.cpp": ("fused-2025", Engine(0.0, "graph")),
+}
+_MODELS = {"llama7b": "llama-7b", "llama27b": "llama-7b", "llama13b": "llama-13b", "llama213b": "llama-13b",
+           "llama70b": "llama-70b", "llama270b": "llama-70b", "llama38b": "llama-3-8b", "llama318b": "llama-3-8b",
+           "llama3170b": "llama-3-70b", "llama31405b": "llama-3-405b", "gptj6b": "gpt-j-6b", "falcon180b": "falcon-180b",
+           "dsr1llama8b": "llama-3-8b"}
+_QUANTISED_WEIGHTS = {"q4_k_m": "int4", "q4_0": "int4", "f16": "fp16", "16-bit": "fp16", "fp8": "fp8", "fp4": "nvfp4"}
+#: Share of free memory that paged KV may take (README of the tables).
+_KV_SHARE = 0.95
+
+
+def published_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) -> list[Row]:
+    """Scores of one published table; *stem* names it in the groups."""
+    return [_row(raw, stem, gpus) for raw in table]
+
+
+def _row(raw: RawRow, stem: str, gpus: Mapping[str, Gpu]) -> Row:
+    group = f"published:{stem}:{raw['metric']}"
+    case = "/".join(raw.get(c) or "-" for c in
+                    ("device", "n_dev", "name", "shape", "batch", "isl", "osl", "context", "dtype", "framework", "metric"))
+    value = number(raw, "value")
+    if value != value:
+        return skip(case, group, None, f"the value {raw['value']!r} is no number")
+    if raw["device"] not in gpus:
+        return skip(case, group, value, f"no description of the device {raw['device']!r}")
+    if (raw.get("quality") or "").startswith("C"):
+        return skip(case, group, value, "quality C: dominated by an effect that a hardware model should not reproduce")
+    predict = _predictor(raw)
+    got = predict(raw, gpus[raw["device"]]) if predict is not None else None
+    if got is None:
+        return skip(case, group, value, f"no model of {raw['name']!r} with {raw['framework'] or 'this framework'!r}")
+    return compare(case, group, value, got, TOLERANCE_PCT, device=raw["device"], quality=raw.get("quality") or "")
+
+
+def _predictor(raw: RawRow) -> Callable[[RawRow, Gpu], float | None] | None:
+    """What can predict the figure of *raw*, or None."""
+    if raw["kind"] == "op" and raw["name"].startswith("gemm"):
+        return _gemm if "naive" not in raw["framework"] else None
+    if raw["kind"] == "op" and raw["name"] == "attention_fwd":
+        return _attention if raw["framework"].startswith(("FlashAttention", "cuDNN")) else None
+    if raw["kind"] == "model":
+        return {"first_token_latency": _first_token, "output_throughput": _static_batch,
+                "output_throughput_per_gpu": _static_batch, "throughput_max_load_total": _max_load,
+                "decode_throughput": _decode_rate, "prefill_throughput": _prefill_rate}.get(raw["metric"])
+    return None
+
+
+def _shape_numbers(raw: RawRow) -> dict[str, float]:
+    return {key.strip(): float(value) for key, value in re.findall(r"(\w+)=([\d.]+)", raw.get("shape") or "")}
+
+
+def _dtype(raw: RawRow) -> str:
+    text = raw["dtype"].lower()
+    if "fp8" in text:
+        return "fp8_block" if "block" in raw["name"] else "fp8"
+    return next((name for name in ("tf32", "fp32", "bf16", "fp16") if name in text), "bf16")
+
+
+def _gemm(raw: RawRow, gpu: Gpu) -> float | None:
+    sizes = _shape_numbers(raw)
+    if not {"M", "N", "K"} <= set(sizes):
+        return None
+    m, n, k = sizes["M"], sizes["N"], sizes["K"]
+    dtype = _dtype(raw)
+    seconds = float(gpu_gemm.gemm(gpu, m, n, k, dtype=dtype, quantise=False).seconds[0])
+    moved = m * k * ELEMENT_BYTES[dtype] + k * n * ELEMENT_BYTES[dtype] + m * n * 2.0
+    if raw["metric"] == "latency":
+        return seconds * 1e3
+    return moved / seconds / 1e9 if raw["metric"] == "achieved_bandwidth" else 2.0 * m * n * k / seconds / 1e12
+
+
+def _attention(raw: RawRow, gpu: Gpu) -> float | None:
+    sizes = _shape_numbers(raw)
+    batch, tokens, causal = number(raw, "batch"), number(raw, "isl"), sizes.get("causal", 0.0) == 1.0
+    time = gpu_attention.prefill(gpu, batch, sizes["heads"], sizes["heads"], sizes["head_dim"], tokens, tokens,
+                                 dtype=_dtype(raw), causal=causal)
+    flops = 4.0 * tokens**2 * sizes["head_dim"] * sizes["heads"] * batch * (0.5 if causal else 1.0)
+    return flops / float(time.seconds[0]) / 1e12
+
+
+def shape_of(name: str) -> Shape | None:
+    """The shape of a model by its printed name; punctuation and case do not matter."""
+    return SHAPES.get(_MODELS.get(re.sub(r"[^a-z0-9]", "", name.lower()), ""))
+
+
+def _engine(raw: RawRow, gpu: Gpu) -> tuple[Gpu, Engine] | None:
+    found = next((ENGINES[key] for key in ENGINES if raw["framework"].startswith(key)), None)
+    if found is None:
+        return None
+    library, engine = found
+    dtype = _QUANTISED_WEIGHTS.get(raw["dtype"].lower(), _dtype(raw))
+    kv_dtype = "fp8" if dtype in ("fp8", "nvfp4") else "fp16"
+    engine = Engine(engine.host_us_per_layer, engine.mode, dtype, kv_dtype)
+    return assemble(gpu.device.model_copy(update={"library": library})), engine
+
+
+def _model(raw: RawRow, gpu: Gpu) -> tuple[Gpu, Engine, Shape, int] | None:
+    found, shape = _engine(raw, gpu), shape_of(raw["name"])
+    return None if found is None or shape is None else (*found, shape, int(number(raw, "n_dev", 1.0)))
+
+
+def _first_token(raw: RawRow, gpu: Gpu) -> float | None:
+    if (parts := _model(raw, gpu)) is None:
+        return None
+    board, engine, shape, ranks = parts
+    prompt = int(number(raw, "isl"))
+    return step(board, shape, engine, batch=int(number(raw, "batch", 1.0)), q_len=prompt, kv_len=prompt, ranks=ranks).seconds * 1e3
+
+
+def _static_batch(raw: RawRow, gpu: Gpu) -> float | None:
+    if (parts := _model(raw, gpu)) is None or "static" not in raw["framework"]:
+        return None
+    board, engine, shape, ranks = parts
+    batch, prompt, output = int(number(raw, "batch")), int(number(raw, "isl")), int(number(raw, "osl", 128.0))
+    seconds = generation_s(board, shape, engine, batch=batch, prompt=prompt, output=output, ranks=ranks)
+    return batch * output / seconds / (ranks if raw["metric"].endswith("per_gpu") else 1)
+
+
+def _max_load(raw: RawRow, gpu: Gpu) -> float | None:
+    """Throughput with as many sequences as the memory's KV space holds, prompts and steps sharing the device in turn."""
+    if (parts := _model(raw, gpu)) is None:
+        return None
+    board, engine, shape, ranks = parts
+    prompt, output = int(number(raw, "isl")), int(number(raw, "osl"))
+    free = ranks * board.device.dram_capacity_bytes - shape.weights * ELEMENT_BYTES[engine.dtype]
+    batch = int(_KV_SHARE * free / (cache_bytes_per_token(shape, engine.kv_dtype) * (prompt + output)))
+    if batch < 1:
+        return None
+    batch = min(batch, 2048)                # the engine's `max_batch_size` in the published runs
+    chunk = max(1, min(batch, 8192 // prompt))
+    prompt_s = step(board, shape, engine, batch=chunk, q_len=prompt, kv_len=prompt, ranks=ranks).seconds * batch / chunk
+    steps_s = output * step(board, shape, engine, batch=batch, q_len=1, kv_len=prompt + output // 2, ranks=ranks).seconds
+    return batch * output / (prompt_s + steps_s)
+
+
+def _decode_rate(raw: RawRow, gpu: Gpu) -> float | None:
+    if (parts := _model(raw, gpu)) is None or number(raw, "n_dev", 1.0) > 1:
+        return None
+    board, engine, shape, _ = parts
+    context = int(number(raw, "context", 512.0))
+    return 1.0 / step(board, shape, engine, batch=1, q_len=1, kv_len=context).seconds
+
+
+def _prefill_rate(raw: RawRow, gpu: Gpu) -> float | None:
+    if (parts := _model(raw, gpu)) is None or number(raw, "n_dev", 1.0) > 1:
+        return None
+    board, engine, shape, _ = parts
+    prompt = int(number(raw, "isl", number(raw, "context", 1024.0)))
+    return prompt / step(board, shape, engine, batch=1, q_len=prompt, kv_len=prompt).seconds
