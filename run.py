@@ -15,6 +15,7 @@ from .mapping.mapper import map_graph
 from .memory.dram import DramConfig
 from .memory.sram import SramConfig
 from .sim.clock import Clock
+from .sim.errors import ConfigError
 from .sim.program import Step, TileProgram
 from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
 from .sim.units import BITS_PER_BYTE, PS_PER_S
@@ -49,7 +50,10 @@ def run_graph(
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Map *graph* onto *machine*, run it and report; *described* is what the report says of the workload."""
-    program = map_graph(graph, machine, attention=attention)            # mapping/: which tile, where, in which order
+    try:
+        program = map_graph(graph, machine, attention=attention)        # mapping/: which tile, where, in which order
+    except ConfigError as error:
+        raise machine.placed(error) from None
     engine = Engine(machine, program, exact=exact, trace=trace, progress=progress)
     run = engine.run()                                                  # arch/, memory/: until nothing is left to do
     return build_report(machine, graph, program, run, name, tokens, described)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import networkx as nx
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from .. import configs
 from ..memory.dram import DramConfig
@@ -15,7 +15,7 @@ from ..sim import config as config_reader
 from ..sim.config import Config
 from ..sim.errors import ConfigError
 from ..sim.units import BytesPerSecond, Hertz, PicojoulesPerBit, Picoseconds, Watts
-from ..sim.yaml_reader import find_named
+from ..sim.yaml_reader import Document, find_named, set_value
 from .systolic import SystolicConfig
 from .vector import VectorConfig
 
@@ -55,6 +55,7 @@ class MachineConfig(Config):
     links: tuple[LinkConfig, ...]
     static_power_w: Watts                      # of what no part accounts for: control, clock tree, leakage of logic
     sources: dict[str, str] = Field(default_factory=dict)
+    _document: Document | None = PrivateAttr(default=None)      # where it was read from, for errors that show later
 
     @model_validator(mode="after")
     def _links_join_parts(self) -> MachineConfig:
@@ -78,6 +79,14 @@ class MachineConfig(Config):
         """The parts of one kind, by name."""
         return {name: part for name, part in self.parts.items() if isinstance(part, kind)}
 
+    def placed(self, error: ConfigError) -> ConfigError:
+        """*error* with the file and line of its key, when it names a key of the file that this machine was read from."""
+        if error.file is not None or self._document is None or error.key is None or not error.key.startswith("parts."):
+            return error
+        file, line = self._document.mark(tuple(error.key.split(".")))
+        return ConfigError(error.message, file=file, line=line, key=error.key, value=error.value, allowed=error.allowed,
+                           mend=error.mend)
+
     def only(self, kind: type[PartT], what: str) -> tuple[str, PartT]:
         """The single part of *kind*; a ConfigError when the machine has none or several."""
         found = self.named(kind)
@@ -95,6 +104,11 @@ def chip_folder() -> Path:
 def load_machine(name: str, sets: tuple[str, ...] = ()) -> MachineConfig:
     """The machine of a shipped name or a YAML file, with ``path=value`` assignments applied."""
     path = find_named(name, [chip_folder()], "chip")
-    return config_reader.load(MachineConfig, path, folders=[chip_folder()], kind="chip", sets=sets)
+    document = config_reader.load_document(path, [chip_folder()], "chip")
+    for assignment in sets:
+        set_value(document, assignment)
+    machine = config_reader.from_document(MachineConfig, document)
+    machine._document = document
+    return machine
 
 
