@@ -71,10 +71,11 @@ class _Parts:
         return self.rows(self.v, self.new_v, queries, span)
 
     def notes(self, style: str) -> dict[str, Any]:
-        """The choices, for the report."""
+        """The choices, for the report. ``counted_macs`` are the pairs that the mask lets through; the segment executes more where a
+        tile is masked in part (flash), or all (unfused)."""
         tile = self.tile
-        return {"style": style, "unit": tile.unit, "heads_tile": tile.heads, "q_tile": tile.q_tokens, "kv_tile": tile.kv_tokens,
-                "group": self.heads.group}
+        return {"style": style, "counted_macs": self.op.macs, "unit": tile.unit, "heads_tile": tile.heads, "q_tile": tile.q_tokens,
+                "kv_tile": tile.kv_tokens, "group": self.heads.group}
 
 
 class _Queries:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-
 from tilesim.mapping.dram_image import decoded_places
 from tilesim.mapping.interpreter import interpret, random_order
 from tilesim.mapping.mapper import map_to_target
@@ -27,8 +26,7 @@ MODELS = [LLAMA, GPT2, QWEN, MISTRAL]
 
 def transformer(model, values, ids, start):
     """Logits of the last token of each sequence, and the caches; *ids* [batch, tokens], positions from *start* on."""
-    batch, tokens = ids.shape
-    positions = start + np.arange(tokens)
+    positions = start + np.arange(ids.shape[1])
     x = values["embedding.weight"][ids].astype(float)
     if model.positions == "learned":
         x = x + values["embedding.positions"][positions]

@@ -7,7 +7,6 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tilesim.sim.dtypes import parse_dtype
 from tilesim.workloads import single
 from tilesim.workloads.graph import GraphBuilder
@@ -21,7 +20,7 @@ machines = st.fixed_dictionaries({
     "sram_kib": st.sampled_from([8, 12, 20, 64, 512]), "rows": st.sampled_from([2, 4, 8]), "cols": st.sampled_from([2, 4, 8]),
     "arrays": st.integers(1, 3), "lanes": st.sampled_from([1, 8, 64]),
 })
-quick = settings(max_examples=60, deadline=None, derandomize=True)
+quick = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 def alone(op):
