@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint validate bench clean
+.PHONY: readme demo test lint validate bench clean
 
 demo: $(BIN)/tilesim
 	$(BIN)/tilesim run --arch hbm-npu --model llama-3.2-1b --phase prefill --prompt 512 --batch 1
@@ -29,3 +29,6 @@ $(INSTALLED): pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+readme: $(INSTALLED)
+	$(BIN)/python .ci/readme.py --update

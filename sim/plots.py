@@ -13,6 +13,7 @@ from .units import FLOPS_PER_MAC, si_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
 #: Colour-blind safe (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -40,6 +41,12 @@ def _figure(width_in: float = 8, height_in: float = 5) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
+
+
+def _engineering(unit: str) -> EngFormatter:
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(unit)
 
 
 def roofline(report: Report) -> Figure:
@@ -84,8 +91,9 @@ def energy_breakdown(report: Report) -> Figure:
             left += line.joules
         axes.text(left, row, f"  {si_text(joules, 'J', 3)} ({100 * joules / report.energy_j:.0f} %)", va="center", fontsize=8)
     axes.set_yticks(range(len(components)), [name for name, _ in components])
-    axes.set(xlabel="energy (J)", title=f"Energy: {report.workload} on {report.machine}, {si_text(report.energy_j, 'J')}")
-    axes.margins(x=0.2)
+    axes.set(xlabel="energy", title=f"Energy: {report.workload} on {report.machine}, {si_text(report.energy_j, 'J')}")
+    axes.set_xlim(0, 1.2 * max(joules for _, joules in components))
+    axes.xaxis.set_major_formatter(_engineering("J"))
     return figure
 
 
@@ -105,7 +113,8 @@ def time_shares(report: Report) -> Figure:
     for i, cause in enumerate(causes):
         axes.barh(0, 0, color=COLOURS[i % len(COLOURS)], label=cause)
     axes.set_yticks(range(len(groups)), [name for name, _, _ in groups])
-    axes.set(xlabel="seconds", title=f"Time: {report.workload} on {report.machine}, {si_text(report.seconds, 's')}")
+    axes.set(xlabel="time", title=f"Time: {report.workload} on {report.machine}, {si_text(report.seconds, 's')}")
     axes.legend(title="bound by", loc="lower right")
-    axes.margins(x=0.15)
+    axes.set_xlim(0, 1.12 * max(seconds for _, _, seconds in groups))
+    axes.xaxis.set_major_formatter(_engineering("s"))
     return figure
