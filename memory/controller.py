@@ -121,7 +121,7 @@ def replay(
     states[0, at.S_DESC_TAIL] = desc.shape[1]
     transfers = np.array([[desc.shape[1], 0]], np.int64)
     log = np.zeros((1, log_commands, at.L_SIZE), np.int64)
-    advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, at.NEVER)
+    advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, np.zeros(1, np.int64), at.NEVER)
     s, p = states[0], tables.params
     counts = s[p[at.P_O_COUNT]:p[at.P_O_COUNT] + p[at.P_COMMANDS]]
     scopes = range(int(p[at.P_SCOPES]))

@@ -99,6 +99,7 @@ class DramSystem:
         self.tables = tables_for(config.device.standard, organisation, config.device.ticks, self._map, config.controller)
         self.channels = Channels(self.tables, config.channels, config.controller.refresh_phases, exact=exact)
         self._transfers = np.zeros((16, at.X_SIZE), np.int64)
+        self._bound = np.zeros(16, np.int64)
         self._free_transfers = list(range(15, -1, -1))
         self._pending: dict[int, tuple[simpy.Event, int]] = {}
         self._wake: simpy.Event | None = None
@@ -148,6 +149,7 @@ class DramSystem:
         if not self._free_transfers:
             size = len(self._transfers)
             self._transfers = np.concatenate((self._transfers, np.zeros_like(self._transfers)))
+            self._bound = np.zeros(2 * size, np.int64)
             self._free_transfers = list(range(2 * size - 1, size - 1, -1))
         return self._free_transfers.pop()
 
@@ -173,7 +175,7 @@ class DramSystem:
         c = self.channels
         tables = self.tables
         if not advance(c.states, tables.params, tables.rules, tables.first_rule, tables.segments, c.descriptors, self._transfers,
-                       _NO_LOG, until):
+                       _NO_LOG, self._bound, until):
             return False
         for x in [x for x in self._pending if self._transfers[x, at.X_LEFT] == 0]:
             done, extra_ps = self._pending.pop(x)

@@ -41,7 +41,7 @@ _URGENT, _ACTIVE, _REFRESH, _HIT, _OTHER, _TIDY, _DEFERRED = 0, 1, 2, 3, 4, 5, 6
 _CLASS = 1 << 50
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def scan(s: Int64Array, p: Int64Array) -> tuple[int, int, int, int, int, int, int]:
     """The next column command and the next row command: (cycle, rank, slot) and (cycle, rank, bank or slot, command).
 
@@ -151,7 +151,7 @@ def scan(s: Int64Array, p: Int64Array) -> tuple[int, int, int, int, int, int, in
     return column_at, column_rank, column_slot, row_at, row_rank, row_slot, row_command
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _refresh_candidate(s: Int64Array, p: Int64Array, target: int, row_from: int) -> tuple[int, int, int]:
     """(cycle, command, bank) of what the refresh *target* needs next: its banks closed, then the refresh itself."""
     banks, groups, scopes = p[P_BANKS], p[P_GROUPS], p[P_SCOPES]
@@ -181,7 +181,7 @@ def _refresh_candidate(s: Int64Array, p: Int64Array, target: int, row_from: int)
     return at, p[P_REFAB], first
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _idle_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int]:
     """(cycle, bank) of the first open row that nobody waits for and whose time is up."""
     banks, groups, precharge = p[P_BANKS], p[P_GROUPS], p[P_PRE]
@@ -199,7 +199,7 @@ def _idle_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int]:
     return best, best_bank
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def run_ready(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, until: int, stop: int,
@@ -259,7 +259,7 @@ def run_ready(
     s[S_ROW_FROM] = max(s[S_ROW_FROM], until)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _issue_row(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, log: Int64Array, slot: int, command: int, now: int,
 ) -> None:
@@ -292,7 +292,7 @@ def _issue_row(
         retire_refresh(s, p)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def run_channel(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, until: int, stop: int,
@@ -304,10 +304,10 @@ def run_channel(
         run_ready(s, p, rules, first, segments, desc, transfers, log, until, stop)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def advance(
     states: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, descs: Int64Array,
-    transfers: Int64Array, logs: Int64Array, until: int,
+    transfers: Int64Array, logs: Int64Array, bound: Int64Array, until: int,
 ) -> int:
     """Advance all channels to *until*, or to the cycle at which the first transfer may end; gives how many ended.
 
@@ -321,7 +321,6 @@ def advance(
         states[0, S_FINISHED] = 0
         run_channel(states[0], p, rules, first, segments, descs[0], transfers, logs[0], until, 1)
         return int(states[0, S_FINISHED])
-    bound = np.empty(transfers.shape[0], np.int64)
     while True:
         bound[:] = -1
         for c in range(channels):

@@ -13,7 +13,7 @@ from .layout import *
 Int64Array = npt.NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def run_banked(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, until: int, stop: int,

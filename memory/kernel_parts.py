@@ -14,57 +14,64 @@ Int64Array = npt.NDArray[np.int64]
 PRIORITY_RING = 64
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def apply_rules(s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, command: int, bank: int, now: int) -> None:
     """Push the earliest cycles of later commands out, as *command* to *bank* at *now* demands."""
-    banks, groups, scopes = p[P_BANKS], p[P_GROUPS], p[P_SCOPES]
-    for i in range(first[command], first[command + 1]):
-        since = now
-        node = bank >> rules[i, R_NODE_SHIFT]
-        if rules[i, R_HISTORY] >= 0:
-            window = rules[i, R_WINDOW]
-            ring = p[P_O_HISTORY] + rules[i, R_HISTORY] + node * (window + 1)
-            position = s[ring]
-            s[ring + 1 + position] = now
-            position = position + 1 if position + 1 < window else 0
-            s[ring] = position
-            since = s[ring + 1 + position]
-            if since < 0:
-                continue
-        ready = since + rules[i, R_WAIT]
-        kind, target = rules[i, R_KIND], rules[i, R_TARGET]
-        if kind == KIND_BANK:
-            at = p[P_O_BANK_READY] + target * banks + bank
+    sections = SECTIONS * command
+    for i in range(first[sections], first[sections + 1]):
+        at = rules[i, R_BASE] + bank
+        s[at] = max(s[at], now + rules[i, R_WAIT])
+    for i in range(first[sections + 1], first[sections + 2]):
+        span = rules[i, R_SPAN_SHIFT]
+        ready = now + rules[i, R_WAIT]
+        low = rules[i, R_BASE] + ((bank >> rules[i, R_NODE_SHIFT]) << span)
+        for at in range(low, low + (1 << span)):
             s[at] = max(s[at], ready)
-        elif kind == KIND_GROUPS:
-            low = p[P_O_GROUP_READY] + target * groups + (node << rules[i, R_SPAN_SHIFT])
-            for at in range(low, low + (1 << rules[i, R_SPAN_SHIFT])):
-                s[at] = max(s[at], ready)
-        elif kind == KIND_SCOPES:
-            low = p[P_O_SCOPE_READY] + target * scopes + (node << rules[i, R_SPAN_SHIFT])
-            for at in range(low, low + (1 << rules[i, R_SPAN_SHIFT])):
-                s[at] = max(s[at], ready)
-        elif kind == KIND_SIBLINGS:
-            base = p[P_O_GROUP_READY] + target * groups
-            span = 1 << rules[i, R_SPAN_SHIFT]
-            own = node << rules[i, R_SPAN_SHIFT]
-            parent = (own >> rules[i, R_PARENT_SHIFT]) << rules[i, R_PARENT_SHIFT]
-            for group in range(parent, parent + (1 << rules[i, R_PARENT_SHIFT])):
-                if group < own or group >= own + span:
-                    s[base + group] = max(s[base + group], ready)
-        elif kind == KIND_SCOPE_BANKS:
-            low = p[P_O_BANK_READY] + target * banks + bank
-            for at in range(low, low + (1 << p[P_SCOPE_SHIFT])):
-                s[at] = max(s[at], ready)
-        else:
-            base = p[P_O_BANK_READY] + target * banks
-            parent = (bank >> rules[i, R_PARENT_SHIFT]) << rules[i, R_PARENT_SHIFT]
-            for other in range(parent, parent + (1 << rules[i, R_PARENT_SHIFT])):
-                if other != bank:
-                    s[base + other] = max(s[base + other], ready)
+    for i in range(first[sections + 2], first[sections + 3]):
+        _apply_other(s, p, rules, i, bank, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
+def _apply_other(s: Int64Array, p: Int64Array, rules: Int64Array, i: int, bank: int, now: int) -> None:
+    """The rarer rules: windows over the last commands, siblings, whole scopes."""
+    since = now
+    node = bank >> rules[i, R_NODE_SHIFT]
+    if rules[i, R_HISTORY] >= 0:
+        window = rules[i, R_WINDOW]
+        ring = p[P_O_HISTORY] + rules[i, R_HISTORY] + node * (window + 1)
+        position = s[ring]
+        s[ring + 1 + position] = now
+        position = position + 1 if position + 1 < window else 0
+        s[ring] = position
+        since = s[ring + 1 + position]
+        if since < 0:
+            return
+    ready = since + rules[i, R_WAIT]
+    kind, base, span = rules[i, R_KIND], rules[i, R_BASE], rules[i, R_SPAN_SHIFT]
+    parent_shift = rules[i, R_PARENT_SHIFT]
+    if kind == KIND_NODE:
+        low = base + (node << span)
+        for at in range(low, low + (1 << span)):
+            s[at] = max(s[at], ready)
+    elif kind == KIND_SIBLINGS:
+        own = node << span
+        parent = (own >> parent_shift) << parent_shift
+        for group in range(parent, parent + (1 << parent_shift)):
+            if group < own or group >= own + (1 << span):
+                s[base + group] = max(s[base + group], ready)
+    elif kind == KIND_SCOPE_BANKS:
+        for at in range(base + bank, base + bank + (1 << p[P_SCOPE_SHIFT])):
+            s[at] = max(s[at], ready)
+    elif kind == KIND_SIBLING_BANKS:
+        parent = (bank >> parent_shift) << parent_shift
+        for other in range(parent, parent + (1 << parent_shift)):
+            if other != bank:
+                s[base + other] = max(s[base + other], ready)
+    else:
+        s[base + bank] = max(s[base + bank], ready)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def record(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, log: Int64Array, command: int, bank: int, row: int,
     column: int, age: int, now: int,
@@ -80,7 +87,7 @@ def record(
     apply_rules(s, p, rules, first, command, bank, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def finish_request(s: Int64Array, desc: Int64Array, transfers: Int64Array, d: int, end: int) -> None:
     """Note that the last data beat of one request of descriptor *d* is over before cycle *end*."""
     desc[d, D_FINISH] = max(desc[d, D_FINISH], end)
@@ -93,7 +100,7 @@ def finish_request(s: Int64Array, desc: Int64Array, transfers: Int64Array, d: in
             s[S_FINISHED] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array) -> int:
     """The cycle at which the next request enters its queue: one a cycle, in order, when the queue has room."""
     d = s[S_DESC_HEAD]
@@ -108,7 +115,7 @@ def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64
     return at
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def waiting_write(s: Int64Array, p: Int64Array, bank: int, row: int, column: int) -> int:
     """The slot of a write to that place that still waits in its queue, or -1."""
     slot = s[p[P_O_HEAD] + p[P_BANKS] + bank]
@@ -117,7 +124,7 @@ def waiting_write(s: Int64Array, p: Int64Array, bank: int, row: int, column: int
     return int(slot)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _head_merges(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, d: int) -> bool:
     """Whether a waiting write serves the request at the head, which then needs no room in its queue."""
     if p[P_MERGE] == 0 or s[S_WRITES] == 0:
@@ -130,7 +137,7 @@ def _head_merges(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64
     return bool(s[S_HEAD_SLOT] >= 0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, int]:
     """(flat bank, row, column) of the channel-local burst *index*."""
     bank, row, column = 0, 0, 0
@@ -147,7 +154,7 @@ def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, i
     return bank, row, column
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> int:
     """Take the next request into its queue; gives its slot, or -1 when a waiting write already serves it."""
     d = s[S_DESC_HEAD]
@@ -196,7 +203,7 @@ def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, 
     return slot
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     """Take *slot* out of its queue at cycle *now*; its bank's oldest hit and miss follow."""
     banks = p[P_BANKS]
@@ -232,7 +239,7 @@ def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     s[S_READS + write] -= 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> None:
     """Row of *slot* is in the row buffer; the request itself is in service until its column command."""
     banks, row = p[P_BANKS], s[p[P_O_SLOT_ROW] + slot]
@@ -259,7 +266,7 @@ def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> N
         s[p[P_O_HIT] + at], s[p[P_O_MISS] + at] = hit, miss
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
     """The row buffer of *bank* is empty: whatever waits for it is a miss."""
     banks = p[P_BANKS]
@@ -272,7 +279,7 @@ def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
         s[p[P_O_OPEN_CYCLES] + scope] += now - s[p[P_O_OPEN_SINCE] + scope]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def issue_column(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, desc: Int64Array, transfers: Int64Array,
     log: Int64Array, slot: int, at: int,
@@ -309,7 +316,7 @@ def issue_column(
     return now
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def retire_column(
     s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array, slot: int, write: int, now: int, end: int,
 ) -> None:
@@ -331,7 +338,7 @@ def retire_column(
     s[S_FREE] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def update_mode(s: Int64Array, p: Int64Array) -> None:
     """Read or write mode: writes gather until the high watermark (or no read waits), then drain to the low one."""
     if s[S_WRITE_MODE] == 0:
@@ -341,7 +348,7 @@ def update_mode(s: Int64Array, p: Int64Array) -> None:
         s[S_WRITE_MODE] = 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def push_refreshes(s: Int64Array, p: Int64Array) -> None:
     """One more refresh is due in every scope; those that may not be postponed any longer become urgent."""
     s[S_NEXT_REFRESH] += p[P_REFI]
@@ -356,7 +363,7 @@ def push_refreshes(s: Int64Array, p: Int64Array) -> None:
             push_refresh(s, p, scope)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def pull_owed_refreshes(s: Int64Array, p: Int64Array) -> bool:
     """The channel is idle: pay back one owed refresh of each scope; gives whether there was one."""
     pulled = False
@@ -367,7 +374,7 @@ def pull_owed_refreshes(s: Int64Array, p: Int64Array) -> bool:
     return pulled
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def push_refresh(s: Int64Array, p: Int64Array, scope: int) -> None:
     """Make one owed refresh of *scope* urgent."""
     s[p[P_O_OWED] + scope] -= 1
@@ -379,7 +386,7 @@ def push_refresh(s: Int64Array, p: Int64Array, scope: int) -> None:
     s[S_PRIORITY_COUNT] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def retire_refresh(s: Int64Array, p: Int64Array) -> None:
     """The refresh at the head of the urgent ones was issued."""
     s[S_PRIORITY_HEAD] = (s[S_PRIORITY_HEAD] + 1) % PRIORITY_RING

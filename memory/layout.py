@@ -102,7 +102,10 @@ P_DRAIN_IDLE: Final = 88            # banked scheduler: drain early when more wr
 P_QUEUE_HIT_CAP: Final = 89         # banked scheduler: hits after which a waiting miss closes the row
 P_SEGMENTS: Final = 90
 P_XORS: Final = 91
-P_DUAL_PICK: Final = 92             # banked scheduler: second command of the cycle must be of the other bus
+# What a command of one bus does to every command of the other: cycles that a decision made before stays good for.
+P_COLUMN_TO_ROW: Final = 92
+P_ROW_TO_COLUMN: Final = 93
+P_COUPLED: Final = 94               # 1: the buses also interact in part of the channel, so decisions are made anew each time
 P_SIZE: Final = 96
 
 SCHED_READY: Final = 0              # FR-FCFS: the oldest request whose next command is ready
@@ -180,23 +183,27 @@ X_LEFT: Final = 0                   # transfer table: descriptors unfinished
 X_FINISH: Final = 1
 X_SIZE: Final = 2
 
-# --- rules, sorted by issuing command ----------------------------------------------------------------------------------
-R_KIND: Final = 0
-R_TARGET: Final = 1
-R_WAIT: Final = 2
-R_NODE_SHIFT: Final = 3             # bank >> shift = node of the rule's level
-R_SPAN_SHIFT: Final = 4             # groups (or scopes) in a node: 1 << shift
-R_PARENT_SHIFT: Final = 5           # siblings: groups in the parent: 1 << shift
-R_WINDOW: Final = 6                 # 1: since the last; n: since the n-th last
-R_HISTORY: Final = 7                # offset of the window ring, or -1
-R_SIZE: Final = 8
+# --- rules, sorted by issuing command, then by section -----------------------------------------------------------------
+R_BASE: Final = 0                   # offset in the state row of the target command's first node
+R_WAIT: Final = 1
+R_NODE_SHIFT: Final = 2             # bank >> shift = node of the rule's level
+R_SPAN_SHIFT: Final = 3             # entries (groups, scopes) of that node: 1 << shift
+R_PARENT_SHIFT: Final = 4           # siblings: entries of the parent: 1 << shift
+R_WINDOW: Final = 5                 # 1: since the last; n: since the n-th last
+R_HISTORY: Final = 6                # offset of the window ring, or -1
+R_KIND: Final = 7                   # of section 2
+R_TARGET: Final = 8
+R_SIZE: Final = 9
 
-KIND_BANK: Final = 0                # the addressed bank
-KIND_GROUPS: Final = 1              # every group in the node
-KIND_SCOPES: Final = 2              # the scopes in (or around) the node, for targets that address a scope
-KIND_SIBLINGS: Final = 3            # every group in the parent but not in the node
-KIND_SCOPE_BANKS: Final = 4         # every bank of the scope (issued by a command that addresses it)
-KIND_SIBLING_BANKS: Final = 5       # the other banks of the group
+SECTIONS: Final = 3
+SECTION_BANK: Final = 0             # the addressed bank
+SECTION_NODE: Final = 1             # every group or scope of the node
+SECTION_OTHER: Final = 2            # windows, siblings, whole scopes
+KIND_NODE: Final = 0                # as SECTION_NODE, with a window
+KIND_SIBLINGS: Final = 1            # every group in the parent but not in the node
+KIND_SCOPE_BANKS: Final = 2         # every bank of the scope (issued by a command that addresses it)
+KIND_SIBLING_BANKS: Final = 3       # the other banks of the group
+KIND_BANK: Final = 4                # as SECTION_BANK, with a window
 
 # --- address segments: local burst index → bank, row, column -----------------------------------------------------------
 A_FROM: Final = 0                   # shift in the index

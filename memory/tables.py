@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import layout as at
-from .standard import DramStandard, Organisation, Role, evaluate
+from .standard import DramStandard, Organisation, Role, Rule, evaluate
 
 Int64Array = npt.NDArray[np.int64]
 #: Levels of a channel's tree, from the channel down; a bank's flat number packs them most significant first.
@@ -101,8 +101,11 @@ def compile_tables(
     params[at.P_LOOKAHEAD] = 1 if params[at.P_MERGE] or params[at.P_MERGE_READS] else (
         timing["tBL"] + min(timing["tCL"], timing["tCWL"]))
     params[at.P_SEGMENTS], params[at.P_XORS] = len(segments) - xors, xors
-    rules, first, history_words = _compile_rules(standard, timing, shifts, number, banks, used_commands(params))
+    rows = _rule_rows(standard, timing, shifts, number, banks, used_commands(params))
+    history_words = sum((banks >> key.node) * (key.window + 1) for key in rows if key.window > 1)
     _place(params, history_words)
+    _couple(params, rows, banks)
+    rules, first = _pack_rules(rows, params)
     return Tables(params, rules, first, segments, names)
 
 
@@ -116,40 +119,79 @@ def used_commands(params: Int64Array) -> set[int]:
     return used - {-1}
 
 
-def _compile_rules(
+@dataclass(frozen=True, slots=True, order=True)
+class _Key:
+    """What makes two rules the same but for their wait."""
+
+    issued: int
+    section: int
+    kind: int
+    scoped: bool                         # the target addresses a whole scope
+    target: int
+    node: int
+    span: int
+    parent: int
+    window: int
+
+
+def _rule_rows(
     standard: DramStandard, timing: Mapping[str, int], shifts: Mapping[str, int], number: Mapping[str, int], banks: int,
     used: set[int],
-) -> tuple[Int64Array, Int64Array, int]:
-    rows: dict[tuple[int, ...], int] = {}
+) -> dict[_Key, int]:
+    """The rules between used commands, each once with its longest wait."""
+    rows: dict[_Key, int] = {}
     scope_shift, group_shift = shifts[standard.refresh_level], shifts["bank_group"]
     whole = {n for name, n in number.items() if standard.commands[name].scope in ("rank", "channel")}
     for rule in standard.rules:
         wait = evaluate(rule.wait, timing)
+        node, parent = shifts[rule.level], _parent_shift(rule.level, shifts, banks)
+        if rule.sibling and node == parent:
+            continue                             # an only child has no siblings
         for after in rule.after:
             for before in rule.before:
                 issued, target = number[after], number[before]
-                if issued not in used or target not in used:
-                    continue
-                node, parent = shifts[rule.level], _parent_shift(rule.level, shifts, banks)
-                if rule.sibling and node == parent:
-                    continue                     # an only child has no siblings
-                kind, span = at.KIND_GROUPS, node - group_shift
-                if target in whole:
-                    kind, node = at.KIND_SCOPES, max(node, scope_shift)
-                    span = node - scope_shift
-                elif rule.level == "bank":
-                    kind, span = (at.KIND_SCOPE_BANKS if issued in whole else at.KIND_BANK), 0
-                    if rule.sibling:
-                        kind = at.KIND_SIBLING_BANKS
-                elif issued in whole:
-                    node = max(node, scope_shift)
-                    span = node - group_shift
-                if rule.sibling and kind == at.KIND_GROUPS:
-                    kind, parent = at.KIND_SIBLINGS, parent - group_shift
-                window = 1 if rule.sibling else rule.window
-                key = (issued, kind, target, node, span, parent, window)
-                rows[key] = max(rows.get(key, wait), wait)
-    return _pack_rules(rows, len(number), banks)
+                if issued in used and target in used:
+                    key = _key(rule, issued, target, whole, node, parent, scope_shift, group_shift)
+                    rows[key] = max(rows.get(key, wait), wait)
+    return rows
+
+
+def _key(
+    rule: Rule, issued: int, target: int, whole: set[int], node: int, parent: int, scope_shift: int, group_shift: int,
+) -> _Key:
+    """Where one rule acts: on a bank, on the groups or scopes of a node, or on what lies beside it."""
+    window = 1 if rule.sibling else rule.window
+    section = at.SECTION_OTHER if window > 1 else at.SECTION_NODE
+    if target in whole:
+        node = max(node, scope_shift)
+        return _Key(issued, section, at.KIND_NODE, True, target, node, node - scope_shift, 0, window)
+    if rule.level == "bank":
+        if rule.sibling:
+            return _Key(issued, at.SECTION_OTHER, at.KIND_SIBLING_BANKS, False, target, 0, 0, parent, window)
+        if issued in whole:
+            return _Key(issued, at.SECTION_OTHER, at.KIND_SCOPE_BANKS, False, target, 0, 0, 0, window)
+        return _Key(issued, section if window > 1 else at.SECTION_BANK, at.KIND_BANK, False, target, 0, 0, 0, window)
+    if issued in whole:
+        node = max(node, scope_shift)
+    if rule.sibling:
+        return _Key(issued, at.SECTION_OTHER, at.KIND_SIBLINGS, False, target, node, node - group_shift, parent - group_shift, 1)
+    return _Key(issued, section, at.KIND_NODE, False, target, node, node - group_shift, 0, window)
+
+
+def _couple(params: Int64Array, rows: Mapping[_Key, int], banks: int) -> None:
+    """How far a command of one bus moves all commands of the other; partial effects make the buses coupled."""
+    columns = {int(params[i]) for i in (at.P_RD, at.P_WR)}
+    requested = {int(params[i]) for i in (at.P_ACT, at.P_PRE)}
+    channel = _shift(banks, "banks")
+    for key, wait in rows.items():
+        if key.scoped or key.section == at.SECTION_BANK:
+            continue
+        for after, before, index in ((columns, requested, at.P_COLUMN_TO_ROW), (requested, columns, at.P_ROW_TO_COLUMN)):
+            if key.issued in after and key.target in before:
+                if key.section == at.SECTION_NODE and key.node == channel:
+                    params[index] = max(int(params[index]), wait)
+                elif wait > 0:
+                    params[at.P_COUPLED] = 1
 
 
 def _parent_shift(level: str, shifts: Mapping[str, int], banks: int) -> int:
@@ -158,19 +200,25 @@ def _parent_shift(level: str, shifts: Mapping[str, int], banks: int) -> int:
     return shifts[wider[-1]] if wider else _shift(banks, "banks")
 
 
-def _pack_rules(rows: Mapping[tuple[int, ...], int], commands: int, banks: int) -> tuple[Int64Array, Int64Array, int]:
+def _pack_rules(rows: Mapping[_Key, int], params: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """The rules as rows, and for each command the first row of each section."""
+    banks, groups, scopes = (int(params[i]) for i in (at.P_BANKS, at.P_GROUPS, at.P_SCOPES))
     packed = np.zeros((len(rows), at.R_SIZE), np.int64)
-    first = np.zeros(commands + 1, np.int64)
+    count = np.zeros(int(params[at.P_COMMANDS]) * at.SECTIONS + 1, np.int64)
     history = 0
     for i, (key, wait) in enumerate(sorted(rows.items())):
-        issued, kind, target, node, span, parent, window = key
-        packed[i, :at.R_HISTORY] = kind, target, wait, node, span, parent, window
-        packed[i, at.R_HISTORY] = -1
-        if window > 1:
+        if key.scoped:
+            base = int(params[at.P_O_SCOPE_READY]) + key.target * scopes
+        elif key.kind in (at.KIND_NODE, at.KIND_SIBLINGS):
+            base = int(params[at.P_O_GROUP_READY]) + key.target * groups
+        else:
+            base = int(params[at.P_O_BANK_READY]) + key.target * banks
+        packed[i] = base, wait, key.node, key.span, key.parent, key.window, -1, key.kind, key.target
+        if key.window > 1:
             packed[i, at.R_HISTORY] = history
-            history += (banks >> node) * (window + 1)
-        first[issued + 1] = i + 1
-    return packed, np.maximum.accumulate(first), history
+            history += (banks >> key.node) * (key.window + 1)
+        count[key.issued * at.SECTIONS + key.section + 1] += 1
+    return packed, np.cumsum(count)
 
 
 def _place(params: Int64Array, history_words: int) -> None:
