@@ -165,6 +165,7 @@ def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, 
     if not merged and s[S_READS + write] >= p[P_READ_DEPTH + write]:
         return -1                                       # the write that would have served it has left meanwhile
     s[S_TAKEN] += 1
+    desc[d, D_ADMIT] = now
     s[S_DESC_POS] += 1
     if s[S_DESC_POS] == desc[d, D_COUNT]:
         s[S_DESC_HEAD], s[S_DESC_POS] = d + 1, 0

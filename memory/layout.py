@@ -177,7 +177,8 @@ D_WRITE: Final = 3
 D_LEFT: Final = 4                   # requests whose data has not been assigned its cycle
 D_FINISH: Final = 5                 # cycle after the last data beat so far
 D_TRANSFER: Final = 6               # row of the transfer table
-D_SIZE: Final = 7
+D_ADMIT: Final = 7                  # cycle at which its last request so far entered its queue
+D_SIZE: Final = 8
 
 X_LEFT: Final = 0                   # transfer table: descriptors unfinished
 X_FINISH: Final = 1
