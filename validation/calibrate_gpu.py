@@ -35,6 +35,8 @@ _MEDIAN_WEIGHT = 0.25
 _SHORT_ROW_US, _SHORT_ROW_WEIGHT = 20.0, 0.5
 #: Power readings of shorter kernels are unreliable (sensor window; reference README).
 _POWER_FROM_US = 100.0
+#: Rows that the prior of a constant weighs as much as, one spread away from it.
+_PRIOR_ROWS = 0.5
 _STEPS = (2.5, 1.5, 1.2, 1.08, 1.03)
 _SWEEPS_PER_STEP = 2
 _FOLDS = 5
@@ -82,7 +84,7 @@ PARAMETERS = (
     Parameter("split_k_us", None, ("gemm",)),
     Parameter("wave_skew", None, ("gemm",)),
     Parameter("cold_start_us", None, ("gemm",)),
-    Parameter("warm_share", None, ("gemm", *_VECTOR), (), 1.0, high=1.0),
+    Parameter("warm_share", None, ("gemm", *_VECTOR), (), 0.1, high=1.0),       # the cache curves of gpu-benches show it
     Parameter("warm_weight_share", None, ("gemm",), (), 1.0, high=1.0),
     Parameter("gemm_l2_share", None, ("gemm",), (), 0.2, high=1.0),
     Parameter("quantise_us", "fp8", ("gemm",), ("fp8",)),
@@ -168,6 +170,7 @@ class Calibration:
 
     def __init__(self, architecture: GpuArchitecture, rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> None:
         self.prior = architecture
+        self.rows = rows
         self.groups = [(gpus[device], op, dtype, members)
                        for (device, op, dtype), members in split_by(rows, "device", "op", "dtype").items()]
 
@@ -182,10 +185,12 @@ class Calibration:
         return float(np.mean(np.concatenate(losses))) if losses else 0.0
 
     def _penalty(self, parameter: Parameter, value: float) -> float:
+        """The prior's part of the mean loss: worth `_PRIOR_ROWS` rows, so a constant that few rows show stays near its guess."""
         prior = parameter.get(self.prior)
         if not prior:
             return 0.0
-        return float(0.01 * (np.log(value / prior) / parameter.prior_ln) ** 2)
+        count = sum(row["op"] in parameter.ops and (not parameter.dtypes or row["dtype"] in parameter.dtypes) for row in self.rows)
+        return float(_PRIOR_ROWS / max(count, 1) * (np.log(value / prior) / parameter.prior_ln) ** 2)
 
     def fit(self, parameters: Iterable[Parameter] = PARAMETERS) -> GpuArchitecture:
         """The architecture with its shown constants fitted; a constant that no row shows keeps its prior."""
