@@ -223,7 +223,7 @@ class SegmentBuilder:
         self._last: list[int] = []
         self._writers: dict[tuple[str, int], list[int]] = {}
         self._readers: dict[tuple[str, int], list[int]] = {}
-        self._stored: list[tuple[int, int, int, int]] = []      # operand, start, end, record
+        self._stored: dict[int, list[tuple[int, int, int]]] = {}    # operand → (first byte, end, record) of each store
         self._macs = 0
 
     def __len__(self) -> int:
@@ -251,7 +251,7 @@ class SegmentBuilder:
         key = _key(source)
         index = self._append(Store(unit, operand, ranges, source), set(self._writers.get(key, ())), _owned(source))
         self._readers.setdefault(key, []).append(index)
-        self._stored += [(operand, int(start), int(start + size), index) for start, size in ranges]
+        self._stored.setdefault(operand, []).append((*_span(ranges), index))
         return index
 
     def compute(self, unit: str, function: str, reads: tuple[View, ...], writes: tuple[View, ...], **params: Any) -> int:
@@ -290,8 +290,17 @@ class SegmentBuilder:
         return index
 
     def _overlapping_stores(self, operand: int, ranges: Ranges) -> set[int]:
-        low, high = int(ranges[:, 0].min()), int((ranges[:, 0] + ranges[:, 1]).max())
-        return {record for op, start, end, record in self._stored if op == operand and start < high and low < end}
+        """Stores to the operand whose span of bytes meets that of *ranges*; windows that interlace wait without need."""
+        stored = self._stored.get(operand)
+        if not stored:
+            return set()
+        low, high = _span(ranges)
+        return {record for start, end, record in stored if start < high and low < end}
+
+
+def _span(ranges: Ranges) -> tuple[int, int]:
+    """First byte and end of the bytes that *ranges* lie in."""
+    return int(ranges[:, 0].min()), int((ranges[:, 0] + ranges[:, 1]).max())
 
 
 def _key(view: View) -> tuple[str, int]:
