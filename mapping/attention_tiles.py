@@ -82,7 +82,7 @@ def choose_attention_tile(op: Attention, q: Operand, kv: Operand, site: Site) ->
     """The largest tile, from a preferred size down, of which two (at last, one) fit into every pool."""
     heads, array = Heads.of(op), site.target.array
     unit = choose_attention_unit(op, q, site)
-    if unit == site.target.mxu:
+    if unit == site.target.mxu and heads.group * heads.q_tokens >= array.rows:
         preferred = AttentionTile(unit, min(heads.kv_heads, 2 * array.arrays),
                                   min(heads.q_tokens, max(1, 4 * array.rows // heads.group)),
                                   min(heads.kv_tokens, max(array.cols, array.rows)))

@@ -106,6 +106,7 @@ class GemmPlan:
     outer: str
     hold_a: bool
     hold_b: bool
+    dram_bytes: int                                    # of A and B, by these loops
 
 
 def plan_gemm(op: Gemm, a: Operand, b: Operand, c: Operand, site: Site) -> GemmPlan:
@@ -118,18 +119,24 @@ def plan_gemm(op: Gemm, a: Operand, b: Operand, c: Operand, site: Site) -> GemmP
     if not a.resident:
         m_tile = max(1, min(m_tile, a_room * 8 // a.dtype.bits // tile.k))
     widest_row = block_elements // m_tile if c.resident else min(block_elements // m_tile, site.room.vector_bytes // 16)
-    n_block = tile.n * max(1, min(-(-op.n // tile.n), widest_row // tile.n))
+    widest = tile.n * max(1, min(-(-op.n // tile.n), widest_row // tile.n))
+    plans = [plan for n_block in dict.fromkeys((widest, tile.n))
+             for plan in _plans(op, a, b, tile, m_tile, n_block, a_room, b_room)]
+    return min(plans, key=lambda plan: plan.dram_bytes)
+
+
+def _plans(
+    op: Gemm, a: Operand, b: Operand, tile: WeightTile, m_tile: int, n_block: int, a_room: int, b_room: int,
+) -> Iterator[GemmPlan]:
+    """Both loop orders over blocks of m_tile × n_block, with what they can hold."""
     m_blocks, n_blocks = -(-op.m // m_tile), -(-op.n // n_block)
     a_bytes = 0 if a.resident else a.dtype.bytes_for(op.m * op.k)
     b_bytes = 0 if b.resident else b.dtype.bytes_for(op.k * op.n)
-    hold_b = m_blocks > 1 and b.dtype.bytes_for(op.k * n_block) <= b_room // 2 and not must_dequantize(
-        b.dtype, a.dtype)
+    hold_b = (m_blocks > 1 and b.dtype.bytes_for(op.k * n_block) <= b_room // 2
+              and not must_dequantize(b.dtype, a.dtype))
+    yield GemmPlan(tile, m_tile, n_block, "n", False, hold_b, b_bytes * (1 if hold_b else m_blocks) + a_bytes * n_blocks)
     hold_a = not a.resident and n_blocks > 1 and a.dtype.bytes_for(m_tile * op.k) <= a_room
-    n_outer = b_bytes * (1 if hold_b else m_blocks) + a_bytes * (1 if hold_a and m_blocks == 1 else n_blocks)
-    m_outer = b_bytes * m_blocks + a_bytes * (1 if hold_a else n_blocks)
-    if m_outer < n_outer or (hold_a and m_blocks == 1):
-        return GemmPlan(tile, m_tile, n_block, "m", hold_a, False)
-    return GemmPlan(tile, m_tile, n_block, "n", False, hold_b)
+    yield GemmPlan(tile, m_tile, n_block, "m", hold_a, False, b_bytes * m_blocks + a_bytes * (1 if hold_a else n_blocks))
 
 
 def weight_layout(op: Operator, a: DType, b: DType, site: Site) -> Blocked:

@@ -144,13 +144,15 @@ def lower_kv_append(op: Operator, operands: tuple[Operand, ...], site: Site) -> 
     for source, cache in zip(operands[:2], operands[2:], strict=True):
         whole_units(cache.dtype, op.head_dim, f"{op.name}: a head of the KV cache")
         row = op.kv_heads * op.head_dim
-        tile_tokens = rows_in_room(site, source.dtype.bytes_for(row), (source,), cache, op.tokens)
-        for batch in range(op.batch):
-            for first, count in tiles(op.tokens, tile_tokens):
-                rows = tiler.read(source.window((count, op.kv_heads, op.head_dim), offset=(batch * op.tokens + first) * row))
-                by_head = permute(rows, 1, 0, 2)
-                target = cache.window((op.kv_heads, count, op.head_dim), (op.kv_tokens * op.head_dim, op.head_dim, 1),
-                                      (batch * op.kv_heads * op.kv_tokens + op.slot + first) * op.head_dim)
+        room = rows_in_room(site, source.dtype.bytes_for(row), (source,), cache, op.batch * op.tokens)
+        for batch, batches in tiles(op.batch, max(1, room // op.tokens)):
+            for first, count in tiles(op.tokens, min(room, op.tokens)):
+                rows = tiler.read(source.window((batches, count, op.kv_heads, op.head_dim),
+                                                (op.tokens * row, row, op.head_dim, 1), (batch * op.tokens + first) * row))
+                by_head = permute(rows, 0, 2, 1, 3)
+                head = op.kv_tokens * op.head_dim
+                target = cache.window((batches, op.kv_heads, count, op.head_dim), (op.kv_heads * head, head, op.head_dim, 1),
+                                      batch * op.kv_heads * head + (op.slot + first) * op.head_dim)
                 if source.dtype != cache.dtype:
                     quantised = tiler.sink(target)
                     tiler.lanes("quantize", (by_head,), (quantised,))
