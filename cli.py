@@ -145,7 +145,7 @@ def _op(arguments: argparse.Namespace) -> int:
     graph, described = single_operator(arguments.kind, vars(arguments))
     machine = load_machine(arguments.arch, tuple(arguments.sets))
     with _Progress(arguments) as progress:
-        report = run_graph(machine, graph, str(graph.graph["name"]), 1, described, exact=arguments.exact,
+        report = run_graph(machine, graph, str(graph.graph["name"]), 0, described, exact=arguments.exact,
                            trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update)
     return _output(report, arguments, arguments.kind)
 

@@ -49,7 +49,9 @@ def run_graph(
     exact: bool = False, trace: bool = False, attention: AttentionMapping = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Map *graph* onto *machine*, run it and report; *described* is what the report says of the workload."""
+    """Map *graph* onto *machine*, run it and report; *tokens*: that it processes; 0 for a bare operator.
+    *described* is what the report says of the workload.
+    """
     try:
         program = map_graph(graph, machine, attention=attention)        # mapping/: which tile, where, in which order
     except ConfigError as error:

@@ -123,8 +123,9 @@ class Report:
         return by_component(self.energy_lines)
 
     @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
+    def tokens_per_s(self) -> float | None:
+        """New tokens per second over all sequences; None for a bare operator, which has none."""
+        return self.tokens / self.seconds if self.tokens else None
 
     @property
     def distance_to_roofline(self) -> float:

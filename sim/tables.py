@@ -26,10 +26,11 @@ def _headline(report: Report) -> RenderableType:
     table.add_column()
     table.add_row("workload", report.workload)
     table.add_row("machine", report.machine)
-    table.add_row("time", f"{si_text(report.seconds, 's')}   ({report.tokens_per_s:,.1f} tokens/s)")
+    rate = "" if report.tokens_per_s is None else f"   ({report.tokens_per_s:,.1f} tokens/s)"
+    table.add_row("time", f"{si_text(report.seconds, 's')}{rate}")
     table.add_row("cycles", "   ".join(f"{name} {count:,}" for name, count in report.cycles.items()))
-    table.add_row("energy", f"{si_text(report.energy_j, 'J')}   ({si_text(report.energy_j / report.tokens, 'J')}/token, "
-                            f"{si_text(report.energy_j / report.seconds, 'W')} on average)")
+    each = f"{si_text(report.energy_j / report.tokens, 'J')}/token, " if report.tokens else ""
+    table.add_row("energy", f"{si_text(report.energy_j, 'J')}   ({each}{si_text(report.energy_j / report.seconds, 'W')} on average)")
     table.add_row("roofline", f"{si_text(bounds.roofline_s, 's')} ({bounds.kind}-bound); simulated is "
                               f"{report.distance_to_roofline:.3f} × that   [compute {si_text(bounds.compute_s, 's')}, "
                               f"memory {si_text(bounds.memory_s, 's')}]")

@@ -94,6 +94,8 @@ def single_operator(kind: str, options: Mapping[str, Any]) -> tuple[OperatorGrap
     moved = DTYPES["bf16"] if stored.group else stored
     graph = _BUILDERS[kind](options, stored.name, moved.name)
     (op,) = program_order(graph)
+    operands = " ".join(f"{t.name}{list(t.shape)}" for t in (*op.inputs, *op.outputs))
+    graph.graph["name"] = f"{op.name} {operands} {stored.name}"
     return graph, {
         "operator": op.kind, "name": op.name,
         "operands": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype.name} for t in (*op.inputs, *op.outputs)],

@@ -1,0 +1,115 @@
+"""The command line with right input: what it prints, what it writes, and how little it costs to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tilesim.cli import main
+
+RUN = ["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "32"]
+
+
+def test_json_to_stdout_is_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    for key in ("schema", "tilesim_version", "config_hash", "config", "seconds", "cycles", "energy_j", "memory", "units",
+                "operators", "bounds", "reductions"):
+        assert key in report
+
+
+def test_table_names_every_operator_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RUN) == 0
+    text = capsys.readouterr().out
+    for word in ("layers.*.mlp.up", "head", "mxu", "vpu", "hbm", "scratchpad", "roofline", "channel symmetry"):
+        assert word in text
+
+
+def test_every_file_output_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*RUN, "--quiet", "--json", str(tmp_path / "r.json"), "--csv", str(tmp_path / "r.csv"),
+                 "--trace", str(tmp_path / "t.json"), "--plots", str(tmp_path / "plots")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plots", "r.csv", "r.json", "t.json"]
+    assert sorted(p.suffix for p in (tmp_path / "plots").iterdir()) == [".png"] * 3
+    json.loads((tmp_path / "r.json").read_text())
+
+
+def test_slices_of_a_trace_track_never_overlap(tmp_path: Path) -> None:
+    assert main([*RUN, "--quiet", "--trace", str(tmp_path / "t.json")]) == 0
+    tracks: dict[int, list[tuple[float, float]]] = {}
+    for event in json.loads((tmp_path / "t.json").read_text())["traceEvents"]:
+        if event["ph"] == "X":
+            tracks.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+    assert tracks
+    for slices in tracks.values():
+        slices.sort()
+        assert all(later[0] >= earlier[1] - 1e-9 for earlier, later in zip(slices, slices[1:], strict=False))
+
+
+def test_an_old_report_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    out.write_text("old")
+    out.chmod(0o640)
+    assert main([*RUN, "--quiet", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["machine"] == "hbm-npu"
+    assert out.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_device_is_written_directly() -> None:
+    assert main([*RUN, "--quiet", "--json", os.devnull]) == 0
+    assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.parametrize("operator", [
+    ["gemm", "8", "64", "32"], ["attention", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--q", "3", "--context", "40"],
+    ["norm", "8", "64"], ["softmax", "8", "64"], ["elementwise", "silu_mul", "8", "64"],
+])
+def test_single_operators_run(operator: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["op", *operator, "--arch", "hbm-npu", "--quiet", "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["operators"]) == 1
+    assert report["tokens_per_s"] is None
+    assert report["bounds"]["ratio"] >= 1
+
+
+@pytest.mark.parametrize(("what", "known"), [("chips", "hbm-npu"), ("models", "llama-3.2-1b"), ("memories", "hbm3-6400")])
+def test_list_names_what_is_shipped(what: str, known: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    assert known in capsys.readouterr().out.split()
+
+
+def test_shown_chip_loads_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "hbm-npu", "--set", "parts.mxu.arrays=8"]) == 0
+    text = capsys.readouterr().out
+    assert "arrays: 8" in text
+    (tmp_path / "again.yaml").write_text(text)
+    assert main(["show", str(tmp_path / "again.yaml")]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_a_variant_that_extends_a_shipped_chip_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wide.yaml").write_text("extends: hbm-npu\nname: wide\nparts: {mxu: {arrays: 8}}\n")
+    assert main(["run", "--arch", str(tmp_path / "wide.yaml"), *RUN[3:], "--quiet", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"] == "wide"
+
+
+def test_help_needs_no_heavy_import() -> None:
+    """What costs at start-up is imports: --help must not load numpy, numba, pydantic or networkx."""
+    code = ("import sys; from tilesim.cli import main\n"
+            "try: main(['--help'])\nexcept SystemExit: pass\n"
+            "heavy = {'numpy', 'numba', 'pydantic', 'networkx', 'simpy', 'matplotlib', 'rich'} & set(sys.modules)\n"
+            "assert not heavy, heavy")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m tilesim run --arch hbm-npu --model gpt2 --phase decode --context 8 | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert "gpt2" in done.stdout
