@@ -34,8 +34,9 @@ EXP_UNIT_OPS = 2                      # subtract, then the exp unit
 #: Tiles between QK and SLN, and between SLNV and the 1-D array's use of its results: enough to hide n = 256 cycles down a column
 #: with tiles of 137 cycles or more.
 LAG = 3
-#: Key tiles of a block, and blocks, that are simulated before a period is looked for.
-KEY_PROBE, BLOCK_PROBE = 8, 2
+#: Key tiles of a block, and blocks, that are simulated before a period is looked for; of short blocks as many as make up TILE_PROBE
+#: tiles, for what the buffer has prefetched at the start to be used up.
+KEY_PROBE, BLOCK_PROBE, TILE_PROBE = 8, 2, 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,9 @@ def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Cascad
     period = _PERIODS[design]
     bytes_per_cycle = machine.memory.bytes_per_s / machine.clock_hz
     blocks = shape.heads * cut.blocks
+    probe = max(BLOCK_PROBE, -(-TILE_PROBE // (min(cut.key_tiles, KEY_PROBE) * cut.resident)))
     ends = {m: _block_ends(period, shape.e, shape.f, machine.n, bytes_per_cycle, cut.resident, m,
-                           slots(shape, machine, design, cut.resident))
+                           slots(shape, machine, design, cut.resident), min(blocks, probe + 2))
             for m in _probed(cut.key_tiles)}
 
     def block_end(block: int) -> float:
@@ -92,7 +94,7 @@ def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Cascad
     tiles = shape.heads * cut.blocks * cut.key_tiles * cut.resident
     per_tile, per_query_tile = _BUSY[design](shape.e, shape.f, machine.n), shape.f
     return CascadeRun(
-        cycles=steady_total(block_end, blocks, BLOCK_PROBE),
+        cycles=steady_total(block_end, blocks, probe),
         busy_2d=tiles * per_tile[0],
         busy_1d=tiles * per_tile[1] + shape.heads * shape.queries // machine.n * per_query_tile,
         dram_bytes=WORD_BYTES * (shape.heads * shape.queries * (shape.e + shape.f)
@@ -172,10 +174,10 @@ class _State:
 
 @lru_cache(maxsize=256)
 def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: float, resident: int,
-                key_tiles: int, space: Slots) -> tuple[float, ...]:
+                key_tiles: int, space: Slots, blocks: int) -> tuple[float, ...]:
     """The ends of the first blocks of a run whose blocks have *key_tiles* key tiles."""
     state = _State(e, f, n, bytes_per_cycle, resident, space)
-    for block in range(BLOCK_PROBE + 3):              # one more than is asked for: every block has another behind it
+    for block in range(blocks + 1):                    # one more than is asked for: every block has another behind it
         for m in range(key_tiles):
             state.load_keys()
             for p in range(resident):
@@ -185,7 +187,7 @@ def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: f
                 period(state, len(state.queue) - 1, key_tiles)
     for flushed in range(2 * LAG):
         period(state, len(state.queue) + flushed, key_tiles)
-    return tuple(max(state.output_free[block, p] for p in range(resident)) for block in range(BLOCK_PROBE + 2))
+    return tuple(max(state.output_free[block, p] for p in range(resident)) for block in range(blocks))
 
 
 def _scores(state: _State, tile: int, *, wait: tuple[float, ...] = ()) -> float:

@@ -14,7 +14,7 @@ from tilesim.mapping.flat_run import run_flat, run_unfused, unfused_bytes
 DESIGNS: tuple[Design, ...] = ("binding", "architecture", "cascade")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(tiles=st.integers(1, 9), heads=st.integers(1, 40), width=st.sampled_from([32, 64, 128]), design=st.sampled_from(DESIGNS))
 def test_no_design_beats_its_arrays_or_its_memory(tiles: int, heads: int, width: int, design: Design) -> None:
     found = run(AttentionShape(heads, tiles * 256, tiles * 256, width, width), FUSEMAX, design)
