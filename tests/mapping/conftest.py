@@ -12,9 +12,10 @@ from tilesim.mapping.capacity import broken_capacity_laws
 from tilesim.mapping.interpreter import run_checked
 from tilesim.mapping.mapper import map_to_target
 from tilesim.mapping.reference import run_reference
-from tilesim.mapping.target import Target
+from tilesim.mapping.target import AttentionStyle, Target
 from tilesim.sim.program import TileProgram
 from tilesim.workloads.graph import OperatorGraph, program_order, tensors_of
+from tilesim.workloads.operators import Embedding
 
 #: What only adds, multiplies and moves small integers must be equal to the last bit.
 EXACT_KINDS = {"gemm", "kv_append", "embedding", "select_last"}
@@ -34,7 +35,7 @@ def make_target(sram_kib: float = 16, rows: int = 4, cols: int = 4, arrays: int 
 def make_values(graph: OperatorGraph, seed: int) -> dict[str, np.ndarray]:
     """Small integers for everything that no operator writes, and for the caches; ids within the vocabulary."""
     generator = np.random.default_rng(seed)
-    vocab = {op.inputs[0].name: op.vocab for op in program_order(graph) if op.kind == "embedding"}
+    vocab = {op.inputs[0].name: op.vocab for op in program_order(graph) if isinstance(op, Embedding)}
     return {
         name: generator.integers(0, vocab[name], tensor.shape) if name in vocab else generator.integers(-3, 4, tensor.shape)
         for name, tensor in tensors_of(graph).items() if tensor.role in ("weight", "kv", "input")
@@ -45,7 +46,7 @@ def _is_exact(graph: OperatorGraph) -> bool:
     return all(op.kind in EXACT_KINDS or getattr(op, "function", "") in EXACT_FUNCTIONS for op in program_order(graph))
 
 
-def check(graph: OperatorGraph, target: Target, *, attention: str = "auto", seed: int = 0,
+def check(graph: OperatorGraph, target: Target, *, attention: AttentionStyle = "auto", seed: int = 0,
           orders: tuple[int, ...] = (1,)) -> TileProgram:
     """Map, check the capacity laws, interpret in several orders, compare every output and cache with numpy."""
     values = make_values(graph, seed)

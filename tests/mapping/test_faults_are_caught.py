@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from tilesim.mapping.dram_image import MappingFault
+from tilesim.mapping.functions import Array
 from tilesim.mapping.interpreter import interpret, operands_of, program_order, strided
 from tilesim.mapping.mapper import map_to_target
-from tilesim.sim.program import Compute, Load, Store
+from tilesim.mapping.target import Target
+from tilesim.sim.program import Compute, Load, Record, Segment, Step, Store, TileProgram, View
 from tilesim.workloads import single
+from tilesim.workloads.graph import OperatorGraph
 from tilesim.workloads.model import ModelConfig
 from tilesim.workloads.phases import prefill
+
+MakeTarget = Callable[..., Target]
+MakeValues = Callable[[OperatorGraph, int], dict[str, Any]]
+Run = tuple[TileProgram, dict[str, Any], dict[str, Array]]
 
 MODEL = ModelConfig(name="small", family="llama", layers=1, hidden=24, heads=4, kv_heads=2, head_dim=6, intermediate=40, vocab=30,
                     max_positions=64, mlp="gated", activation="silu", norm="rmsnorm", positions="rotary", tied_embeddings=True)
 
 
 @pytest.fixture(scope="module")
-def run(toy_target, small_integers):
+def run(toy_target: MakeTarget, small_integers: MakeValues) -> Run:
     """A model's program with spilled and resident activations, its values, and what it computes."""
     graph = prefill(MODEL, prompt=20).lower()
     values = small_integers(graph, 1)
@@ -30,20 +39,20 @@ def run(toy_target, small_integers):
     return program, values, interpret(program, values)
 
 
-def with_segment(program, index, **changes):
+def with_segment(program: TileProgram, index: int, **changes: Any) -> TileProgram:
     """The program with the segment of one step changed."""
     steps = list(program.steps)
     steps[index] = replace(steps[index], segment=replace(steps[index].segment, **changes))
     return replace(program, steps=tuple(steps))
 
 
-def with_record(program, index, number, record):
+def with_record(program: TileProgram, index: int, number: int, record: Record) -> TileProgram:
     records = list(program.steps[index].segment.records)
     records[number] = record
     return with_segment(program, index, records=tuple(records))
 
 
-def is_caught(program, values, expected, order=None):
+def is_caught(program: TileProgram, values: dict[str, Any], expected: dict[str, Array], order: Any = None) -> bool:
     try:
         found = interpret(program, values, order=order)
     except MappingFault:
@@ -51,7 +60,7 @@ def is_caught(program, values, expected, order=None):
     return any(not np.array_equal(found[name], expected[name], equal_nan=True) for name in expected)
 
 
-def as_early_as_possible(program, index, number):
+def as_early_as_possible(program: TileProgram, index: int, number: int) -> list[tuple[int, int]]:
     """The order in which that record runs right after what it waits for, and everything else after it."""
     needed, todo = set(), [number]
     while todo:
@@ -65,13 +74,13 @@ def as_early_as_possible(program, index, number):
             *((step, record) for step, record in program_order(program) if step > index)]
 
 
-def as_late_as_possible(program, step):
+def as_late_as_possible(program: TileProgram, step: int) -> list[tuple[int, int]]:
     """An order in which a record of that step runs only when no other can."""
     left = dict.fromkeys(program_order(program))
     remaining = [len(one.segment.records) for one in program.steps]
     done, order = set(), []
 
-    def is_ready(index, number):
+    def is_ready(index: int, number: int) -> bool:
         one = program.steps[index]
         return all((index, earlier) in done for earlier in one.segment.waits[number]) and not any(
             remaining[producer] for operand in operands_of(one.segment.records[number]) for producer in one.after[operand])
@@ -87,14 +96,14 @@ def as_late_as_possible(program, step):
     return order
 
 
-def elements(segment, program, step, view):
+def elements(segment: Segment, program: TileProgram, step: Step, view: View) -> set[tuple[int, int, int]]:
     """Which elements of its buffer or operand a view touches."""
     size = (segment.buffers[view.buffer].elements if view.buffer >= 0
             else program.tensors[step.operands[view.operand]].elements)
     return {(view.buffer, view.operand, int(i)) for i in strided(np.arange(size), view).ravel()}
 
 
-def data_flows(program, step, earlier, later):
+def data_flows(program: TileProgram, step: Step, earlier: Record, later: Record) -> bool:
     """Whether *later* reads on chip what *earlier* wrote there.
 
     Two additions to one sum may change places, and so may an addition and a rescale where the maximum did not rise.
@@ -115,7 +124,7 @@ def data_flows(program, step, earlier, later):
     return any(written & elements(segment, program, step, view) for view in reads)
 
 
-def test_every_missing_wait_for_data_is_caught(run):
+def test_every_missing_wait_for_data_is_caught(run: Run) -> None:
     program, values, expected = run
     planted, missed = 0, []
     for index, step in enumerate(program.steps):
@@ -139,7 +148,7 @@ def test_every_missing_wait_for_data_is_caught(run):
     assert not missed
 
 
-def test_a_missing_wait_for_another_step_is_caught(run):
+def test_a_missing_wait_for_another_step_is_caught(run: Run) -> None:
     """Where another operand's wait does not imply it."""
     program, values, expected = run
     planted = 0
@@ -159,7 +168,7 @@ def test_a_missing_wait_for_another_step_is_caught(run):
     assert planted > 10
 
 
-def test_shifted_ranges_are_caught(run):
+def test_shifted_ranges_are_caught(run: Run) -> None:
     program, values, expected = run
     planted = 0
     for index, step in enumerate(program.steps):
@@ -176,7 +185,7 @@ def test_shifted_ranges_are_caught(run):
     assert planted > 30
 
 
-def test_short_and_split_ranges_are_caught(run):
+def test_short_and_split_ranges_are_caught(run: Run) -> None:
     program, values, expected = run
     index, number, record = next((i, n, r) for i, step in enumerate(program.steps) if step.kind == "gemm"
                                  for n, r in enumerate(step.segment.records) if isinstance(r, Load))
@@ -186,7 +195,7 @@ def test_short_and_split_ranges_are_caught(run):
         assert is_caught(with_record(program, index, number, replace(record, ranges=ranges)), values, expected)
 
 
-def test_a_wrong_flag_of_accumulation_is_caught(run):
+def test_a_wrong_flag_of_accumulation_is_caught(run: Run) -> None:
     program, values, expected = run
     for index, step in enumerate(program.steps):
         for number, record in enumerate(step.segment.records):
@@ -195,7 +204,7 @@ def test_a_wrong_flag_of_accumulation_is_caught(run):
                 assert is_caught(with_record(program, index, number, flipped), values, expected), step.operator
 
 
-def test_a_wrong_view_is_caught(run):
+def test_a_wrong_view_is_caught(run: Run) -> None:
     program, values, expected = run
     planted = 0
     for index, step in enumerate(program.steps):
@@ -209,7 +218,7 @@ def test_a_wrong_view_is_caught(run):
     assert planted > 5
 
 
-def test_a_store_that_is_left_out_or_done_twice_is_caught(run):
+def test_a_store_that_is_left_out_or_done_twice_is_caught(run: Run) -> None:
     program, values, _ = run
     index, number = next((i, n) for i, step in enumerate(program.steps) for n, r in enumerate(step.segment.records)
                          if isinstance(r, Store) and step.kind == "gemm")
@@ -222,13 +231,13 @@ def test_a_store_that_is_left_out_or_done_twice_is_caught(run):
         interpret(program, values, order=[one for one in program_order(program) if one != (index, number)])
 
 
-def test_two_bursts_at_one_place_are_caught(run):
+def test_two_bursts_at_one_place_are_caught(run: Run) -> None:
     program, values, _ = run
     with pytest.raises(MappingFault, match="share a place"):
         interpret(program, values, places=lambda burst: burst // 2)
 
 
-def test_capacity_laws_are_checked(run):
+def test_capacity_laws_are_checked(run: Run) -> None:
     program, values, _ = run
     with pytest.raises(MappingFault, match="take"):
         interpret(program, values, sram_bytes=sum(pool.capacity_bytes for pool in program.pools))
@@ -237,7 +246,8 @@ def test_capacity_laws_are_checked(run):
         interpret(tiny, values, sram_bytes=1 << 20)
 
 
-def test_records_that_run_before_what_they_wait_for_are_caught(run, toy_target, small_integers):
+def test_records_that_run_before_what_they_wait_for_are_caught(run: Run, toy_target: MakeTarget,
+                                                               small_integers: MakeValues) -> None:
     graph = single.gemm(9, 9, 9)
     program = map_to_target(graph, toy_target())
     with pytest.raises(MappingFault, match="ran before"):

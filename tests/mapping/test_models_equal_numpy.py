@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from tilesim.mapping.dram_image import decoded_places
+from tilesim.mapping.functions import Array
 from tilesim.mapping.interpreter import interpret, random_order
 from tilesim.mapping.mapper import map_to_target
+from tilesim.mapping.target import AttentionStyle, Target
 from tilesim.memory.dram import DramConfig
+from tilesim.workloads.graph import OperatorGraph
 from tilesim.workloads.model import ModelConfig
-from tilesim.workloads.phases import decode, prefill
+from tilesim.workloads.phases import Workload, decode, prefill
+
+MakeTarget = Callable[..., Target]
+MakeValues = Callable[[OperatorGraph, int], dict[str, Any]]
 
 LLAMA = ModelConfig(name="tiny-llama", family="llama", layers=2, hidden=24, heads=4, kv_heads=2, head_dim=6, intermediate=40,
                     vocab=50, max_positions=64, mlp="gated", activation="silu", norm="rmsnorm", positions="rotary",
@@ -24,13 +33,13 @@ MISTRAL = LLAMA.model_copy(update={"name": "tiny-mistral", "window_tokens": 5, "
 MODELS = [LLAMA, GPT2, QWEN, MISTRAL]
 
 
-def transformer(model, values, ids, start):
+def transformer(model: ModelConfig, values: dict[str, Any], ids: Array, start: int) -> tuple[Array, dict[str, Array]]:
     """Logits of the last token of each sequence, and the caches; *ids* [batch, tokens], positions from *start* on."""
-    positions = start + np.arange(ids.shape[1])
+    positions = np.arange(start, start + ids.shape[1], dtype=np.int64)
     x = values["embedding.weight"][ids].astype(float)
     if model.positions == "learned":
         x = x + values["embedding.positions"][positions]
-    caches = {}
+    caches: dict[str, Array] = {}
     for layer in range(model.layers):
         at = f"layers.{layer}"
         x = x + attention(model, values, f"{at}.attention", norm(model, values, f"{at}.attention.norm", x), positions, caches,
@@ -41,17 +50,18 @@ def transformer(model, values, ids, start):
     return last @ head, caches
 
 
-def linear(values, name, x):
-    return x @ values[f"{name}.weight"] + values.get(f"{name}.bias", 0)
+def linear(values: dict[str, Any], name: str, x: Array) -> Array:
+    return np.asarray(x @ values[f"{name}.weight"] + values.get(f"{name}.bias", 0))
 
 
-def norm(model, values, name, x):
+def norm(model: ModelConfig, values: dict[str, Any], name: str, x: Array) -> Array:
     if model.norm == "layernorm":
         x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * values[f"{name}.weight"] + values.get(f"{name}.bias", 0)
+    scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+    return np.asarray(scaled * values[f"{name}.weight"] + values.get(f"{name}.bias", 0))
 
 
-def mlp(model, values, at, x):
+def mlp(model: ModelConfig, values: dict[str, Any], at: str, x: Array) -> Array:
     if model.mlp == "gated":
         gate = linear(values, f"{at}.gate", x)
         inner = gate / (1 + np.exp(-gate)) * linear(values, f"{at}.up", x)
@@ -61,7 +71,8 @@ def mlp(model, values, at, x):
     return linear(values, f"{at}.down", inner)
 
 
-def attention(model, values, at, x, positions, caches, window):
+def attention(model: ModelConfig, values: dict[str, Any], at: str, x: Array, positions: npt.NDArray[np.int64],
+              caches: dict[str, Array], window: int | None) -> Array:
     batch, tokens, _ = x.shape
     q, k, v = (linear(values, f"{at}.{name}", x).reshape(batch, tokens, -1, model.head_dim) for name in "qkv")
     if model.qk_norm:
@@ -87,14 +98,14 @@ def attention(model, values, at, x, positions, caches, window):
     return linear(values, f"{at}.out", out.reshape(batch, tokens, -1))
 
 
-def rotate(x, positions):
+def rotate(x: Array, positions: npt.NDArray[np.int64]) -> Array:
     half = x.shape[-1] // 2
     angle = (positions[:, None] / 10000.0 ** (np.arange(half) / half))[None, :, None, :]
     a, b = x[..., :half], x[..., half:]
     return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
 
 
-def compare(workload, target, small_integers, attention, places=None):
+def compare(workload: Workload, target: Target, small_integers: MakeValues, attention: AttentionStyle, places: Any = None) -> None:
     graph = workload.lower()
     values = small_integers(graph, 3)
     ids = np.asarray(values["token_ids"]).reshape(workload.batch, workload.tokens)
@@ -110,26 +121,30 @@ def compare(workload, target, small_integers, attention, places=None):
 @pytest.mark.parametrize("sram_kib", [16, 64, 1024])
 @pytest.mark.parametrize("attention", ["flash", "unfused"])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
-def test_prefill_equals_a_plain_transformer(model, attention, sram_kib, toy_target, small_integers):
+def test_prefill_equals_a_plain_transformer(model: ModelConfig, attention: AttentionStyle, sram_kib: int, toy_target: MakeTarget,
+                                            small_integers: MakeValues) -> None:
     compare(prefill(model, prompt=11, batch=2), toy_target(sram_kib=sram_kib), small_integers, attention)
 
 
 @pytest.mark.parametrize("sram_kib", [16, 64, 1024])
 @pytest.mark.parametrize("attention", ["flash", "unfused"])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
-def test_decode_equals_a_plain_transformer(model, attention, sram_kib, toy_target, small_integers):
+def test_decode_equals_a_plain_transformer(model: ModelConfig, attention: AttentionStyle, sram_kib: int, toy_target: MakeTarget,
+                                           small_integers: MakeValues) -> None:
     """Mistral's window of 5 at context 17 makes its cache a ring whose oldest row is replaced."""
     compare(decode(model, context=17, batch=3), toy_target(sram_kib=sram_kib), small_integers, attention)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4-g4", "int8-g8"])
-def test_packed_weights_and_cache_equal_a_plain_transformer(weights, toy_target, small_integers):
+def test_packed_weights_and_cache_equal_a_plain_transformer(weights: str, toy_target: MakeTarget,
+                                                            small_integers: MakeValues) -> None:
     for workload in (prefill(LLAMA, prompt=9, weights=weights, kv="int8-g6"), decode(LLAMA, context=9, weights=weights,
                                                                                  kv="int8-g6", batch=2)):
         compare(workload, toy_target(sram_kib=32), small_integers, "auto")
 
 
-def test_model_behind_the_true_address_map_equals_a_plain_transformer(toy_target, small_integers):
+def test_model_behind_the_true_address_map_equals_a_plain_transformer(toy_target: MakeTarget,
+                                                                      small_integers: MakeValues) -> None:
     """Every burst stands where HBM3's interleaving puts it: channels, pseudo-channels, banks, rows, columns."""
     places = decoded_places(DramConfig(type="dram", memory="hbm3-6400", stacks=2))
     compare(decode(LLAMA, context=17), toy_target(sram_kib=16), small_integers, "auto", places)
