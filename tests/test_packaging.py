@@ -1,5 +1,6 @@
 """The wheel holds what the checkout holds, and works in a venv that has never seen the checkout."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The fresh venv must find the wheel by itself.
+CLEAN = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 def test_listed_packages_are_those_on_disk() -> None:
@@ -45,7 +48,8 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A venv with the built wheel in it; its dependencies are those of the venv that runs the tests."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True,
                            capture_output=True, text=True).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
@@ -65,8 +69,8 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_console_script_and_module_answer_alike(fresh_python: Path, tmp_path: Path) -> None:
-    script = subprocess.run([str(fresh_python.parent / "tilesim"), "list", "chips"], cwd=tmp_path, check=True, capture_output=True)
-    module = subprocess.run([str(fresh_python), "-m", "tilesim", "list", "chips"], cwd=tmp_path, check=True, capture_output=True)
+    script = subprocess.run([str(fresh_python.parent / "tilesim"), "list", "chips"], cwd=tmp_path, check=True, capture_output=True, env=CLEAN)
+    module = subprocess.run([str(fresh_python), "-m", "tilesim", "list", "chips"], cwd=tmp_path, check=True, capture_output=True, env=CLEAN)
     assert script.stdout == module.stdout
     assert b"hbm-npu" in script.stdout
 
@@ -82,7 +86,7 @@ def test_wheel_carries_its_data(fresh_python: Path, tmp_path: Path) -> None:
         "for path in sorted((home / 'configs' / 'models').glob('*.json')): tilesim.decode(path.stem, context=16)\n"
         "assert (home / 'py.typed').exists()\n"
     )
-    subprocess.run([str(fresh_python), "-c", code], cwd=tmp_path, check=True)
+    subprocess.run([str(fresh_python), "-c", code], cwd=tmp_path, check=True, env=CLEAN)
 
 
 SPAWN = """
@@ -101,4 +105,4 @@ if __name__ == "__main__":
 def test_spawned_processes_give_the_same_answer(fresh_python: Path, tmp_path: Path) -> None:
     script = tmp_path / "spawn.py"
     script.write_text(SPAWN)
-    subprocess.run([str(fresh_python), str(script)], cwd=tmp_path, check=True)
+    subprocess.run([str(fresh_python), str(script)], cwd=tmp_path, check=True, env=CLEAN)
