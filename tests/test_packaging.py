@@ -62,17 +62,20 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = folder / "venv"
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True)
     site = next(home.glob("lib/python*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 
 
 def test_console_script_and_module_answer_alike(fresh_python: Path, tmp_path: Path) -> None:
-    script = subprocess.run([str(fresh_python.parent / "tilesim"), "list", "chips"], cwd=tmp_path, check=True, capture_output=True, env=CLEAN)
-    module = subprocess.run([str(fresh_python), "-m", "tilesim", "list", "chips"], cwd=tmp_path, check=True, capture_output=True, env=CLEAN)
-    assert script.stdout == module.stdout
-    assert b"hbm-npu" in script.stdout
+    said = [
+        subprocess.run([*command, "list", "chips"], cwd=tmp_path, check=True, capture_output=True, env=CLEAN).stdout
+        for command in ([str(fresh_python.parent / "tilesim")], [str(fresh_python), "-m", "tilesim"])
+    ]
+    assert said[0] == said[1]
+    assert b"hbm-npu" in said[0]
 
 
 def test_wheel_carries_its_data(fresh_python: Path, tmp_path: Path) -> None:
