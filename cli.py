@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
+from . import __version__, cli_dram, cli_validate
 from .sim.errors import ConfigError, TilesimError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_op(commands)
+    cli_dram.add_parser(commands)
+    cli_validate.add_parser(commands)
     _add_list(commands)
     _add_show(commands)
     return parser
@@ -113,8 +115,8 @@ def _add_list(commands: Any) -> None:
 
 
 def _add_show(commands: Any) -> None:
-    parser = commands.add_parser("show", help="show a chip as resolved: every part, quantity and source")
-    parser.add_argument("name", metavar="CHIP|FILE")
+    parser = commands.add_parser("show", help="show a chip or a memory as resolved: every part, quantity and source")
+    parser.add_argument("name", metavar="CHIP|MEMORY|FILE")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="path=value")
     parser.set_defaults(command=_show)
 
@@ -159,6 +161,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from .memory.show import is_memory, show_memory
+
+    if is_memory(arguments.name):
+        if arguments.sets:
+            raise ConfigError("--set changes chips, not memories", key="--set", mend="write a YAML that extends the memory")
+        print(show_memory(arguments.name), end="")
+        return 0
     from .arch.machine import load_machine
     from .sim.show import show_config
 

@@ -29,6 +29,7 @@ from .kernel_parts import (
     push_refreshes,
     record,
     retire_refresh,
+    set_row_command,
     unlink,
     update_mode,
 )
@@ -42,113 +43,141 @@ _CLASS = 1 << 50
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def scan(s: Int64Array, p: Int64Array) -> tuple[int, int, int, int, int, int, int]:
-    """The next column command and the next row command: (cycle, rank, slot) and (cycle, rank, bank or slot, command).
+def column_ready(s: Int64Array, p: Int64Array, command: int, bank: int, column_from: int) -> int:
+    """The first cycle at which the column *command* may go to *bank*."""
+    at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
+             s[p[P_O_BANK_READY] + command * p[P_BANKS] + bank], column_from)
+    return at | p[P_ALIGN_COLUMN]
 
-    A row command's target is a slot (ACT, PRE for a request), or -1 - bank (refresh, page closing).
+
+@njit(cache=True, nogil=True, _nrt=False)
+def row_ready(s: Int64Array, p: Int64Array, command: int, bank: int, row_from: int) -> int:
+    """The first cycle at which the row *command* may go to *bank*; precharges need no rising edge."""
+    at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
+             s[p[P_O_BANK_READY] + command * p[P_BANKS] + bank], row_from)
+    return at if command == p[P_PRE] else at | p[P_ALIGN_ROW]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def scan_active(s: Int64Array, p: Int64Array, column_from: int) -> tuple[int, int, int]:
+    """(cycle, rank, slot) of the next column command for a row that was opened for its request.
+
+    These come first, so that a row is not closed before it is used.
     """
-    banks, groups, group_shift = p[P_BANKS], p[P_GROUPS], p[P_GROUP_SHIFT]
-    bank_ready, group_ready = p[P_O_BANK_READY], p[P_O_GROUP_READY]
-    open_row, active, slot_age = p[P_O_OPEN_ROW], p[P_O_ACTIVE], p[P_O_SLOT_AGE]
-    read, write, precharge, activate = p[P_RD], p[P_WR], p[P_PRE], p[P_ACT]
-    column_from, row_from = s[S_COLUMN_FROM], s[S_ROW_FROM]
-    align_column, align_row = p[P_ALIGN_COLUMN], p[P_ALIGN_ROW]
-    column_at, column_rank, column_slot = NEVER, NEVER, -1
-    row_at, row_rank, row_slot, row_command = NEVER, NEVER, -1, -1
-
-    # Requests whose row was opened for them come first, so that it is not closed before it is used.
+    best_at, best_rank, best_slot = NEVER, NEVER, -1
     for k in range(s[S_ACTIVES]):
         bank = s[p[P_O_ACTIVE_LIST] + k]
-        slot = s[active + bank]
-        command = write if s[p[P_O_SLOT_WRITE] + slot] else read
-        at = max(s[group_ready + command * groups + (bank >> group_shift)], s[bank_ready + command * banks + bank], column_from)
-        if align_column:
-            at |= 1
-        rank = _ACTIVE * _CLASS + s[slot_age + slot]
-        if at < column_at or (at == column_at and rank < column_rank):
-            column_at, column_rank, column_slot = at, rank, slot
+        slot = s[p[P_O_ACTIVE] + bank]
+        at = column_ready(s, p, p[P_RD + s[p[P_O_SLOT_WRITE] + slot]], bank, column_from)
+        rank = _ACTIVE * _CLASS + s[p[P_O_SLOT_AGE] + slot]
+        if at < best_at or (at == best_at and rank < best_rank):
+            best_at, best_rank, best_slot = at, rank, slot
+    return best_at, best_rank, best_slot
 
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _oldest(s: Int64Array, p: Int64Array, queue: int) -> int:
+    """Age of the oldest request of *queue* for an in-order scheduler, -1 for one that may choose."""
+    if p[P_SCHEDULER] != SCHED_IN_ORDER:
+        return -1
+    banks, oldest = p[P_BANKS], NEVER
+    for k in range(s[S_BUSY_READ + queue]):
+        bank = s[p[P_O_BUSY] + queue * banks + k]
+        oldest = min(oldest, s[p[P_O_SLOT_AGE] + s[p[P_O_HEAD] + queue * banks + bank]])
+    return oldest
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def scan_hits(s: Int64Array, p: Int64Array, queue: int, column_from: int, low: int, high: int) -> tuple[int, int, int]:
+    """(cycle, rank, slot) of the next column command for a waiting request; banks [low, high) must rest."""
+    banks, command, cap = p[P_BANKS], p[P_RD + queue], p[P_HIT_CAP]
+    group_at, bank_at = p[P_O_GROUP_READY] + command * p[P_GROUPS], p[P_O_BANK_READY] + command * banks
+    busy, hits, group_shift, ages = p[P_O_BUSY] + queue * banks, p[P_O_HIT] + queue * banks, p[P_GROUP_SHIFT], p[P_O_SLOT_AGE]
+    align = p[P_ALIGN_COLUMN]
+    base = (_HIT if p[P_HIT_FIRST] else _OTHER) * _CLASS
+    oldest = _oldest(s, p, queue)
+    best_at, best_rank, best_slot = NEVER, NEVER, -1
+    for k in range(s[S_BUSY_READ + queue]):
+        bank = s[busy + k]
+        slot = s[hits + bank]
+        if slot < 0 or low <= bank < high:
+            continue
+        age = s[ages + slot]
+        if oldest >= 0 and age != oldest:
+            continue
+        if cap > 0 and s[p[P_O_HITS_SERVED] + bank] >= cap:
+            miss = s[p[P_O_MISS] + queue * banks + bank]
+            if miss >= 0 and s[ages + miss] < age:
+                continue
+        at = max(s[group_at + (bank >> group_shift)], s[bank_at + bank], column_from) | align
+        if at < best_at or (at == best_at and base + age < best_rank):
+            best_at, best_rank, best_slot = at, base + age, slot
+    return best_at, best_rank, best_slot
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def scan_misses(s: Int64Array, p: Int64Array, queue: int, row_from: int, low: int, high: int) -> tuple[int, int, int]:
+    """(cycle, rank, slot) of the next activate or precharge for a waiting request; banks [low, high) must rest."""
+    banks = p[P_BANKS]
+    busy, misses, ages = p[P_O_BUSY] + queue * banks, p[P_O_MISS] + queue * banks, p[P_O_MISS_AGE] + queue * banks
+    row_group, row_bank, open_row, align = p[P_O_ROW_GROUP], p[P_O_ROW_BANK], p[P_O_OPEN_ROW], p[P_ALIGN_ROW]
+    all_free = high == 0 and s[S_SPLIT_BANK] < 0 and p[P_SCHEDULER] != SCHED_IN_ORDER
+    split = s[S_SPLIT_BANK] >= 0
+    oldest = _oldest(s, p, queue)
+    best, best_bank = WAIT_LIMIT << AGE_BITS, -1
+    for k in range(s[S_BUSY_READ + queue]):
+        bank = s[busy + k]
+        age = s[ages + bank]
+        at = max(s[s[row_group + bank]], s[s[row_bank + bank]], row_from)
+        if align:
+            at |= s[open_row + bank] < 0
+        if not all_free and (low <= bank < high or (split and s[open_row + bank] < 0) or (oldest >= 0 and age != oldest)):
+            continue
+        # No branch on what the data say: this loop is where a random stream spends its time.
+        key = (min(at - row_from, WAIT_LIMIT) << AGE_BITS) + age
+        if key < best:
+            best, best_bank = key, bank
+    if best_bank < 0:
+        return NEVER, NEVER, -1
+    return row_from + (best >> AGE_BITS), _OTHER * _CLASS + best % (1 << AGE_BITS), s[misses + best_bank]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _miss_candidate(s: Int64Array, p: Int64Array, queue: int, bank: int, row_from: int) -> tuple[int, int, int]:
+    """What :func:`scan_misses` says of one bank."""
+    slot = s[p[P_O_MISS] + queue * p[P_BANKS] + bank]
+    state = s[p[P_O_OPEN_ROW] + bank]
+    if slot < 0 or s[p[P_O_ACTIVE] + bank] >= 0 or (state < 0 and s[S_SPLIT_BANK] >= 0):
+        return NEVER, NEVER, -1
+    at = row_ready(s, p, p[P_PRE] if state >= 0 else p[P_ACT], bank, row_from)
+    return at, _OTHER * _CLASS + s[p[P_O_SLOT_AGE] + slot], slot
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _special_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int, int, int]:
+    """(cycle, rank, target, command) of the next row command that no queue asks for: second activate, refresh, tidying.
+
+    The target is a slot, or -1 - bank.
+    """
+    best_at, best_rank, best_target, best_command = NEVER, NEVER, -1, -1
     split_bank = s[S_SPLIT_BANK]
     if split_bank >= 0:
         # The second half of an activate waits for a cycle that nobody else wants, until its deadline.
-        second = p[P_ACT2]
-        at = max(s[group_ready + second * groups + (split_bank >> group_shift)], s[bank_ready + second * banks + split_bank],
-                 row_from)
-        row_at, row_rank, row_slot, row_command = at, _DEFERRED * _CLASS, s[S_SPLIT_SLOT], second
-        if at >= s[S_SPLIT_DEADLINE]:
-            row_rank = _URGENT * _CLASS
-
-    target, blocked_low, blocked_high = 0, 0, 0
+        best_at = row_ready(s, p, p[P_ACT2], split_bank, row_from)
+        best_rank = (_URGENT if best_at >= s[S_SPLIT_DEADLINE] else _DEFERRED) * _CLASS
+        best_target, best_command = s[S_SPLIT_SLOT], p[P_ACT2]
     if s[S_PRIORITY_COUNT] > 0:
         target = s[p[P_O_PRIORITY] + s[S_PRIORITY_HEAD]]
         at, command, bank = _refresh_candidate(s, p, target, row_from)
         rank = _REFRESH * _CLASS
-        if at < row_at or (at == row_at and rank < row_rank):
-            row_at, row_rank, row_slot, row_command = at, rank, -1 - bank, command
-        if p[P_REFRESH_BLOCKS]:
-            return column_at, column_rank, column_slot, row_at, row_rank, row_slot, row_command
-        blocked_low = bank
-        blocked_high = bank + 1 if target >= 0 else bank + (1 << p[P_SCOPE_SHIFT])
-    elif p[P_DUAL_BUS] == 0 and column_at == column_from:
-        # A ready request in service takes the only slot; the queues are not even looked at in this cycle.
-        return column_at, column_rank, column_slot, row_at, row_rank, row_slot, row_command
-
-    update_mode(s, p)
-    queue = s[S_WRITE_MODE]
-    command = write if queue else read
-    hit_at, miss_at = p[P_O_HIT] + queue * banks, p[P_O_MISS] + queue * banks
-    busy = p[P_O_BUSY] + queue * banks
-    hit_class, other_class = _OTHER * _CLASS, _OTHER * _CLASS
-    if p[P_HIT_FIRST]:
-        hit_class = _HIT * _CLASS
-    oldest = -1
-    if p[P_SCHEDULER] == SCHED_IN_ORDER:
-        oldest = NEVER
-        for k in range(s[S_BUSY_READ + queue]):
-            oldest = min(oldest, s[slot_age + s[p[P_O_HEAD] + queue * banks + s[busy + k]]])
-    cap = p[P_HIT_CAP]
-    for k in range(s[S_BUSY_READ + queue]):
-        bank = s[busy + k]
-        if blocked_low <= bank < blocked_high:
-            continue
-        group = bank >> group_shift
-        hit, miss = s[hit_at + bank], s[miss_at + bank]
-        if hit >= 0:
-            age = s[slot_age + hit]
-            capped = cap > 0 and miss >= 0 and s[p[P_O_HITS_SERVED] + bank] >= cap and s[slot_age + miss] < age
-            if not capped and (oldest < 0 or age == oldest):
-                at = max(s[group_ready + command * groups + group], s[bank_ready + command * banks + bank], column_from)
-                if align_column:
-                    at |= 1
-                rank = hit_class + age
-                if at < column_at or (at == column_at and rank < column_rank):
-                    column_at, column_rank, column_slot = at, rank, hit
-        if miss >= 0:
-            age = s[slot_age + miss]
-            if oldest >= 0 and age != oldest:
-                continue
-            state = s[open_row + bank]
-            if state == CLOSED:
-                if split_bank >= 0:
-                    continue
-                at = max(s[group_ready + activate * groups + group], s[bank_ready + activate * banks + bank], row_from)
-                if align_row:
-                    at |= 1
-                needed = activate
-            elif state >= 0 and s[active + bank] < 0:
-                at = max(s[group_ready + precharge * groups + group], s[bank_ready + precharge * banks + bank], row_from)
-                needed = precharge
-            else:
-                continue
-            rank = other_class + age
-            if at < row_at or (at == row_at and rank < row_rank):
-                row_at, row_rank, row_slot, row_command = at, rank, miss, needed
+        if at < best_at or (at == best_at and rank < best_rank):
+            best_at, best_rank, best_target, best_command = at, rank, -1 - bank, command
     if p[P_PAGE_TIMEOUT] >= 0:
         at, bank = _idle_row(s, p, row_from)
         rank = _TIDY * _CLASS
-        if at < row_at or (at == row_at and rank < row_rank):
-            row_at, row_rank, row_slot, row_command = at, rank, -1 - bank, precharge
-    return column_at, column_rank, column_slot, row_at, row_rank, row_slot, row_command
+        if at < best_at or (at == best_at and rank < best_rank):
+            best_at, best_rank, best_target, best_command = at, rank, -1 - bank, p[P_PRE]
+    return best_at, best_rank, best_target, best_command
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -204,52 +233,127 @@ def run_ready(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, until: int, stop: int,
 ) -> None:
-    """Advance one channel through every cycle before *until*; with *stop*, return as soon as a transfer has ended."""
-    dual = p[P_DUAL_BUS]
-    fresh = False
-    column_at, column_rank, column_slot = NEVER, 0, -1
-    row_at, row_rank, row_slot, row_command = NEVER, 0, -1, -1
+    """Advance one channel through every cycle before *until*; with *stop*, return as soon as a transfer has ended.
+
+    The best candidate of each kind (a request in service, a hit, a miss) is kept from one decision to the next as long as
+    nothing could have changed it: it is still the best if its cycle has not gone by, and what an event changes is merged in.
+    """
+    dual, banks = p[P_DUAL_BUS], p[P_BANKS]
+    keeps = p[P_COUPLED] == 0 and p[P_SCHEDULER] == SCHED_READY and p[P_HIT_CAP] == 0 and p[P_PAGE_TIMEOUT] < 0
+    hit_base = (_HIT if p[P_HIT_FIRST] else _OTHER) * _CLASS
+    active_good = hit_good = miss_good = False
+    active_at, active_rank, active_slot = NEVER, NEVER, -1
+    hit_at, hit_rank, hit_slot = NEVER, NEVER, -1
+    miss_at, miss_rank, miss_slot = NEVER, NEVER, -1
     arrival = next_arrival(s, p, segments, desc)
     while True:
         if p[P_POSTPONE] > 0 and s[S_READS] + s[S_WRITES] + s[S_ACTIVES] + s[S_PRIORITY_COUNT] == 0 and s[S_SPLIT_BANK] < 0:
-            fresh = not pull_owed_refreshes(s, p) and fresh
+            pull_owed_refreshes(s, p)
         event = min(arrival, s[S_NEXT_REFRESH])
-        if not fresh and event > s[S_ROW_FROM]:
-            column_at, column_rank, column_slot, row_at, row_rank, row_slot, row_command = scan(s, p)
-            fresh = True
-        best = min(column_at, row_at)
-        if not fresh or event <= best:
+        column_from, row_from = s[S_COLUMN_FROM], s[S_ROW_FROM]
+        column_at, column_rank, column_slot = NEVER, NEVER, -1
+        row_at, row_rank, row_target, row_command = NEVER, NEVER, -1, -1
+        if event > row_from:                                        # else it belongs to this cycle and comes first
+            if not active_good or active_at < column_from:
+                active_at, active_rank, active_slot = scan_active(s, p, column_from)
+                active_good = True
+            column_at, column_rank, column_slot = active_at, active_rank, active_slot
+            low, high = 0, 0
+            if s[S_PRIORITY_COUNT] > 0 or s[S_SPLIT_BANK] >= 0 or p[P_PAGE_TIMEOUT] >= 0:
+                row_at, row_rank, row_target, row_command = _special_row(s, p, row_from)
+                if s[S_PRIORITY_COUNT] > 0:
+                    low, high = _resting_banks(s, p)
+                    hit_good = miss_good = False
+            # In a cycle whose only slot goes to a request in service the queues are not even looked at.
+            if high < banks and (dual or s[S_PRIORITY_COUNT] > 0 or active_at > column_from):
+                queue = s[S_WRITE_MODE]
+                update_mode(s, p)
+                if s[S_WRITE_MODE] != queue or not keeps:
+                    queue = s[S_WRITE_MODE]
+                    hit_good = miss_good = False
+                if not hit_good or hit_at < column_from:
+                    hit_at, hit_rank, hit_slot = scan_hits(s, p, queue, column_from, low, high)
+                    hit_good = True
+                if not miss_good or miss_at < row_from:
+                    miss_at, miss_rank, miss_slot = scan_misses(s, p, queue, row_from, low, high)
+                    miss_good = True
+                if hit_at < column_at or (hit_at == column_at and hit_rank < column_rank):
+                    column_at, column_rank, column_slot = hit_at, hit_rank, hit_slot
+                if miss_at < row_at or (miss_at == row_at and miss_rank < row_rank):
+                    row_at, row_rank, row_target = miss_at, miss_rank, miss_slot
+                    row_command = -1
+        if event <= min(column_at, row_at) or event <= row_from:
             if event >= until:
                 break
             if event > s[S_NOW]:
                 s[S_NOW] = event
                 s[S_COLUMN_FROM] = max(s[S_COLUMN_FROM], event)
                 s[S_ROW_FROM] = max(s[S_ROW_FROM], event)
-            if arrival == event:
-                admit(s, p, segments, desc, transfers, event)
-                arrival = next_arrival(s, p, segments, desc)
-                if stop and s[S_FINISHED] > 0:
-                    return
-            else:
+            if arrival != event:
                 push_refreshes(s, p)
-            fresh = False
+                continue
+            slot = admit(s, p, segments, desc, transfers, event)
+            arrival = next_arrival(s, p, segments, desc)
+            if stop and s[S_FINISHED] > 0:
+                return
+            if slot >= 0 and s[p[P_O_SLOT_WRITE] + slot] == s[S_WRITE_MODE]:
+                queue, bank = s[S_WRITE_MODE], s[p[P_O_SLOT_BANK] + slot]
+                if s[p[P_O_HIT] + queue * banks + bank] == slot:
+                    at = column_ready(s, p, p[P_RD + queue], bank, s[S_COLUMN_FROM])
+                    if at < hit_at:                                 # the youngest loses every tie
+                        hit_at, hit_rank, hit_slot = at, hit_base + s[p[P_O_SLOT_AGE] + slot], slot
+                elif s[p[P_O_MISS] + queue * banks + bank] == slot:
+                    at, rank, slot = _miss_candidate(s, p, queue, bank, s[S_ROW_FROM])
+                    if at < miss_at:
+                        miss_at, miss_rank, miss_slot = at, rank, slot
             continue
-        if best >= until:
+        if min(column_at, row_at) >= until:
             break
-        fresh = False
         if column_at < row_at or (column_at == row_at and (dual or column_rank < row_rank)):
+            bank = s[p[P_O_SLOT_BANK] + column_slot]
             now = issue_column(s, p, rules, first, desc, transfers, log, column_slot, column_at)
+            active_good = hit_good = False
             if now < 0:
-                # The clock of the data must be synchronised, but that would make the second activate late: it goes first.
+                # The data clock must be synchronised, but that would make the second activate late: it goes first.
                 now = column_at
                 _issue_row(s, p, rules, first, log, s[S_SPLIT_SLOT], p[P_ACT2], now)
+                miss_good = False
             s[S_COLUMN_FROM] = now + 1
             s[S_ROW_FROM] = now if dual else now + 1
+            if miss_at < now + p[P_COLUMN_TO_ROW] or (miss_slot >= 0 and s[p[P_O_SLOT_BANK] + miss_slot] == bank):
+                miss_good = False
+            elif miss_good:
+                at, rank, slot = _miss_candidate(s, p, s[S_WRITE_MODE], bank, s[S_ROW_FROM])
+                if at < miss_at or (at == miss_at and rank < miss_rank):
+                    miss_at, miss_rank, miss_slot = at, rank, slot
         else:
             now = row_at
-            _issue_row(s, p, rules, first, log, row_slot, row_command, now)
-            s[S_COLUMN_FROM] = max(s[S_COLUMN_FROM], now + 1)
+            if row_command < 0:
+                bank = s[p[P_O_SLOT_BANK] + row_target]
+                row_command = p[P_PRE] if s[p[P_O_OPEN_ROW] + bank] >= 0 else p[P_ACT]
+            bank = _issue_row(s, p, rules, first, log, row_target, row_command, now)
+            s[S_COLUMN_FROM] = max(column_from, now + 1)
             s[S_ROW_FROM] = now + 1
+            miss_good = False
+            if row_command != p[P_ACT] and row_command != p[P_ACT2] and row_command != p[P_PRE]:
+                active_good = hit_good = False
+            if min(active_at, hit_at) < now + p[P_ROW_TO_COLUMN]:
+                active_good = hit_good = False
+            if hit_slot >= 0 and s[p[P_O_SLOT_BANK] + hit_slot] == bank:
+                hit_good = False
+            slot = s[p[P_O_ACTIVE] + bank]
+            if slot >= 0:                                           # its row was opened just now
+                at = column_ready(s, p, p[P_RD + s[p[P_O_SLOT_WRITE] + slot]], bank, s[S_COLUMN_FROM])
+                rank = _ACTIVE * _CLASS + s[p[P_O_SLOT_AGE] + slot]
+                if at < active_at or (at == active_at and rank < active_rank):
+                    active_at, active_rank, active_slot = at, rank, slot
+                queue = s[S_WRITE_MODE]
+                slot = s[p[P_O_HIT] + queue * banks + bank]
+                if slot >= 0:
+                    at = column_ready(s, p, p[P_RD + queue], bank, s[S_COLUMN_FROM])
+                    rank = hit_base + s[p[P_O_SLOT_AGE] + slot]
+                    if at < hit_at or (at == hit_at and rank < hit_rank):
+                        hit_at, hit_rank, hit_slot = at, rank, slot
         s[S_NOW] = now if dual else now + 1
         arrival = next_arrival(s, p, segments, desc)
         if stop and s[S_FINISHED] > 0:
@@ -260,10 +364,22 @@ def run_ready(
 
 
 @njit(cache=True, nogil=True, _nrt=False)
+def _resting_banks(s: Int64Array, p: Int64Array) -> tuple[int, int]:
+    """Banks [low, high) that serve no request because a refresh is due; all of them where it stops the channel."""
+    if p[P_REFRESH_BLOCKS]:
+        return 0, int(p[P_BANKS])
+    target = s[p[P_O_PRIORITY] + s[S_PRIORITY_HEAD]]
+    if target >= 0:
+        return int(target), int(target + 1)
+    low = (-1 - target) << p[P_SCOPE_SHIFT]
+    return int(low), int(low + (1 << p[P_SCOPE_SHIFT]))
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def _issue_row(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, log: Int64Array, slot: int, command: int, now: int,
-) -> None:
-    """Issue a row command for the request in *slot*, or for bank -1 - *slot* when no request asked for it."""
+) -> int:
+    """Issue a row command for the request in *slot*, or for bank -1 - *slot* when no request asked for it; gives the bank."""
     bank = s[p[P_O_SLOT_BANK] + slot] if slot >= 0 else -1 - slot
     if slot >= 0 and s[p[P_O_SLOT_SEEN] + slot] == 0:
         s[p[P_O_SLOT_SEEN] + slot] = 1
@@ -276,6 +392,7 @@ def _issue_row(
         unlink(s, p, slot, now)
         if p[P_ACT2] >= 0:
             s[p[P_O_OPEN_ROW] + bank] = ACTIVATING
+            set_row_command(s, p, bank, -1)
             s[S_SPLIT_BANK], s[S_SPLIT_SLOT], s[S_SPLIT_DEADLINE] = bank, slot, now + p[P_SPLIT_WINDOW]
         else:
             open_bank(s, p, bank, slot, now)
@@ -290,6 +407,7 @@ def _issue_row(
                 close_bank(s, p, other, now)
     else:
         retire_refresh(s, p)
+    return int(bank)
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -347,4 +465,4 @@ def advance(
 
 def kernel_signature() -> dict[str, Any]:
     """The compiled entry points, for tests that compare them with their uncompiled source."""
-    return {"advance": advance, "run_channel": run_channel, "scan": scan}
+    return {"advance": advance, "run_channel": run_channel}

@@ -198,9 +198,11 @@ def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, 
         s[p[P_O_BUSY] + write * banks + s[S_BUSY_READ + write]] = bank
         s[p[P_O_BUSY_AT] + at] = s[S_BUSY_READ + write]
         s[S_BUSY_READ + write] += 1
-    kind = p[P_O_HIT] if s[p[P_O_OPEN_ROW] + bank] == row else p[P_O_MISS]
-    if s[kind + at] < 0:
-        s[kind + at] = slot
+    if s[p[P_O_OPEN_ROW] + bank] == row:
+        if s[p[P_O_HIT] + at] < 0:
+            s[p[P_O_HIT] + at] = slot
+    elif s[p[P_O_MISS] + at] < 0:
+        set_miss(s, p, at, slot)
     return slot
 
 
@@ -234,10 +236,27 @@ def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     elif s[p[P_O_MISS] + at] == slot:
         while after >= 0 and s[p[P_O_SLOT_ROW] + after] == open_row:
             after = s[p[P_O_NEXT] + after]
-        s[p[P_O_MISS] + at] = after
+        set_miss(s, p, at, after)
     if s[S_READS + write] == p[P_READ_DEPTH + write]:
         s[S_READ_ROOM + write] = now + 1
     s[S_READS + write] -= 1
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def set_miss(s: Int64Array, p: Int64Array, at: int, slot: int) -> None:
+    """The oldest miss of queue and bank *at* is *slot* (-1: none)."""
+    s[p[P_O_MISS] + at] = slot
+    s[p[P_O_MISS_AGE] + at] = s[p[P_O_SLOT_AGE] + slot] if slot >= 0 else NO_AGE
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def set_row_command(s: Int64Array, p: Int64Array, bank: int, command: int) -> None:
+    """The next row command that requests of *bank* may want (-1: none, its row is still to be used)."""
+    if command < 0:
+        s[p[P_O_ROW_GROUP] + bank] = s[p[P_O_ROW_BANK] + bank] = p[P_O_NEVER]
+    else:
+        s[p[P_O_ROW_GROUP] + bank] = p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])
+        s[p[P_O_ROW_BANK] + bank] = p[P_O_BANK_READY] + command * p[P_BANKS] + bank
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -264,7 +283,9 @@ def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> N
             elif miss < 0:
                 miss = waiting
             waiting = s[p[P_O_NEXT] + waiting]
-        s[p[P_O_HIT] + at], s[p[P_O_MISS] + at] = hit, miss
+        s[p[P_O_HIT] + at] = hit
+        set_miss(s, p, at, miss)
+    set_row_command(s, p, bank, -1)
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -273,7 +294,9 @@ def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
     banks = p[P_BANKS]
     s[p[P_O_OPEN_ROW] + bank] = CLOSED
     for at in range(bank, 2 * banks, banks):
-        s[p[P_O_HIT] + at], s[p[P_O_MISS] + at] = -1, s[p[P_O_HEAD] + at]
+        s[p[P_O_HIT] + at] = -1
+        set_miss(s, p, at, s[p[P_O_HEAD] + at])
+    set_row_command(s, p, bank, p[P_ACT])
     scope = bank >> p[P_SCOPE_SHIFT]
     s[p[P_O_OPEN_BANKS] + scope] -= 1
     if s[p[P_O_OPEN_BANKS] + scope] == 0:
@@ -302,6 +325,7 @@ def issue_column(
     record(s, p, rules, first, log, p[P_RD + write], bank, row, column, age, now)
     if s[p[P_O_ACTIVE] + bank] == slot:
         s[p[P_O_ACTIVE] + bank] = -1
+        set_row_command(s, p, bank, p[P_PRE])
         actives = p[P_O_ACTIVE_LIST]
         s[S_ACTIVES] -= 1
         for k in range(s[S_ACTIVES]):

@@ -11,6 +11,10 @@ from typing import Final
 
 #: A time that never comes, in cycles.
 NEVER: Final = 1 << 60
+#: Candidates are compared as one number: cycles to wait, then age. Waits are shorter, ages lower than these.
+AGE_BITS: Final = 40
+NO_AGE: Final = 1 << 62
+WAIT_LIMIT: Final = 1 << 21
 
 # --- parameters (one array for all channels) ---------------------------------------------------------------------------
 # Geometry. Banks are numbered flat: pseudo-channel (or rank), stack id, bank group, bank, most significant first.
@@ -57,6 +61,10 @@ P_O_OPEN_CYCLES: Final = 40         # [scope]: cycles with at least one bank ope
 P_O_OWED: Final = 41                # [scope]: refreshes postponed
 P_O_NEXT_BANK: Final = 42           # [scope]: next bank of a per-bank refresh
 P_O_COUNT: Final = 43               # [command]: commands issued
+P_O_MISS_AGE: Final = 45            # [queue][bank]: age of the oldest miss, or NO_AGE
+P_O_ROW_GROUP: Final = 46           # [bank]: where the group readiness of its next row command stands (or of NEVER)
+P_O_ROW_BANK: Final = 47            # [bank]: the same for the bank
+P_O_NEVER: Final = 48               # a word that holds NEVER
 P_O_QUEUE: Final = 44               # banked scheduler: [bank][depth] command queues and their transaction queues
 # Commands (their numbers in this standard; -1 where it has none).
 P_ACT: Final = 50

@@ -70,7 +70,7 @@ def energy_actions(memory: Memory, tally: Tally) -> dict[str, tuple[int, float]]
         return {}
     prices = command_prices_pj(memory, energy)
     _refuse_unpriced(memory, tally, energy)
-    actions = {f"{name}": (count, prices[name]) for name, count in tally.commands.items() if prices[name]}
+    actions = {name: (count, prices[name]) for name, count in tally.commands.items() if count and prices[name]}
     actions["standby, a bank open (ps)"] = (tally.open_ps, energy.active_standby_w)
     actions["standby, all closed (ps)"] = (tally.closed_ps, energy.precharge_standby_w)
     return actions

@@ -47,6 +47,12 @@ class Tables:
         slots = int(p[at.P_SLOTS])
         state[p[at.P_O_FREE]:p[at.P_O_FREE] + slots] = np.arange(slots)
         state[at.S_FREE] = slots
+        bank, activate = np.arange(p[at.P_BANKS]), p[at.P_ACT]
+        state[p[at.P_O_MISS_AGE]:p[at.P_O_MISS_AGE] + 2 * p[at.P_BANKS]] = at.NO_AGE
+        state[p[at.P_O_ROW_GROUP]:p[at.P_O_ROW_GROUP] + p[at.P_BANKS]] = (
+            p[at.P_O_GROUP_READY] + activate * p[at.P_GROUPS] + (bank >> p[at.P_GROUP_SHIFT]))
+        state[p[at.P_O_ROW_BANK]:p[at.P_O_ROW_BANK] + p[at.P_BANKS]] = p[at.P_O_BANK_READY] + activate * p[at.P_BANKS] + bank
+        state[p[at.P_O_NEVER]] = at.NEVER
         state[at.S_NEXT_REFRESH] = p[at.P_REFI] if p[at.P_REFI] > 0 else at.NEVER
         state[at.S_SPLIT_BANK] = -1
         state[at.S_LAST_ADMIT] = -1
@@ -238,7 +244,8 @@ def _place(params: Int64Array, history_words: int) -> None:
         (at.P_O_SLOT_AGE, slots), (at.P_O_SLOT_TICK, slots), (at.P_O_SLOT_DESC, slots), (at.P_O_SLOT_WRITE, slots),
         (at.P_O_SLOT_SEEN, slots), (at.P_O_FREE, slots), (at.P_O_PRIORITY, 64), (at.P_O_OPEN_BANKS, scopes),
         (at.P_O_OPEN_SINCE, scopes), (at.P_O_OPEN_CYCLES, scopes), (at.P_O_OWED, scopes), (at.P_O_NEXT_BANK, scopes),
-        (at.P_O_COUNT, commands), (at.P_O_QUEUE, 0),
+        (at.P_O_COUNT, commands), (at.P_O_MISS_AGE, 2 * banks), (at.P_O_ROW_GROUP, banks), (at.P_O_ROW_BANK, banks),
+        (at.P_O_NEVER, 1), (at.P_O_QUEUE, 0),
     )
     offset = at.S_SCALARS
     for index, words in sizes:

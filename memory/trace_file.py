@@ -1,7 +1,8 @@
 """Memory traces from files: one request a line, plain or gzip, in the forms that common simulators read.
 
-A line is an address and a kind in either order (``0x1a2b40 R``, ``ST 4096``, ``LD 0x40``, ``0x40 WRITE``), optionally with the first
-memory clock at which it may be offered as a third word. Kinds: LD, R, READ; ST, W, WRITE. Blank lines and ``#`` comments are skipped.
+A line is an address and a kind in either order (``0x1a2b40 R``, ``ST 4096``, ``LD 0x40``, ``0x40 WRITE``), optionally with the
+first memory clock at which it may be offered as a third word. Kinds: LD, R, READ; ST, W, WRITE. Blank lines and ``#`` comments
+are skipped.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == GZIP_MAGIC
-        opened = gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8")
-        with opened as stream:
+        with (gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8")) as stream:
             yield from enumerate(stream, start=1)
     except UnicodeDecodeError:
         raise ConfigError("is no text trace (not UTF-8)", file=str(path)) from None

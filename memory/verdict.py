@@ -151,7 +151,7 @@ def _cause(memory: Memory, rule: Rule, after: Role, before: Role) -> str:
     """The name of a rule's cause in the words of :data:`ADVICE`."""
     if after in _REFRESH or before in _REFRESH:
         return "refresh"
-    if isinstance(rule.wait, int) and rule.level == "channel" or after.startswith("sync"):
+    if (isinstance(rule.wait, int) and rule.level == "channel") or after.startswith("sync"):
         return "command bus"
     if after in _COLUMN and before in _COLUMN:
         if rule.sibling:

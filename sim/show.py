@@ -16,6 +16,8 @@ _READABLE: dict[str, tuple[str, ...]] = {
     "energy (J)": ("nJ", "pJ", "fJ"),
     "energy per bit (J/bit)": ("pJ/bit", "fJ/bit"),
     "power (W)": ("W", "mW", "uW"),
+    "voltage (V)": ("V", "mV"),
+    "current (A)": ("A", "mA", "uA"),
 }
 
 
