@@ -12,7 +12,7 @@ cache is split (Flash-Decoding, 2023); a lone block streams only what it has in 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .gpu_config import ELEMENT_BYTES, Gpu
 from .gpu_kernel import Array, KernelTime, KernelWork, l2_miss_share, run
@@ -117,7 +117,17 @@ def prefill_work(
     issued = 4.0 * batch * heads * head_dim * scores
     launch_s = np.full_like(blocks, architecture.prefill_launch_us * 1e-6)
     softmax_pj = batch * heads * scores * architecture.pj_per_score
-    return KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, kv_reads, dtype, softmax_pj)
+    work = KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, kv_reads, dtype, softmax_pj)
+    if bool(np.any(q_len == 1)):            # a prompt of one token runs the decode kernel
+        single = decode_work(gpu, batch, heads, kv_heads, head_dim, kv_len, dtype=dtype, l2_warm=warm)
+        return _choose(q_len == 1, single, work)
+    return work
+
+
+def _choose(condition: NDArray[np.bool_], yes: KernelWork, no: KernelWork) -> KernelWork:
+    """Elementwise *yes* where *condition* holds, else *no*."""
+    fields = ("launch_s", "core_s", "dram_s", "flops", "issued_flops", "dram_bytes", "l2_bytes", "other_core_pj")
+    return KernelWork(dtype=no.dtype, **{name: np.where(condition, getattr(yes, name), getattr(no, name)) for name in fields})
 
 
 def _score_seconds(gpu: Gpu, head_dim: Array, dtype: str) -> Array:

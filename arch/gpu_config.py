@@ -52,6 +52,7 @@ class GpuArchitecture(Config):
     sm_l2_bytes_per_cycle: Positive         # width of the SM's port to L2
     overlapped_epilogue: bool               # persistent, warp-specialised kernels store a tile while the next one runs
     exposed_epilogue: tuple[str, ...] = ()  # formats whose kernels do not, on such an architecture
+    fp32_matrix_cores: bool = False         # fp32 products run on the matrix cores (CDNA)
     multicast: Positive = 1.0               # SMs that one L2 read of a tile reaches (thread-block clusters)
     dram_latency_ns: Positive
     # --- calibrated: launch and pipelines ---
@@ -171,6 +172,8 @@ class Gpu:
         return self.device.fp32_flops_per_cycle_per_sm
 
     def runs_on_tensor_cores(self, dtype: str) -> bool:
+        if PIPELINE[dtype] == "fp32":
+            return self.architecture.fp32_matrix_cores
         return self.flops_per_cycle_per_sm(dtype) != self.device.fp32_flops_per_cycle_per_sm
 
     def matmul_efficiency(self, dtype: str) -> float:

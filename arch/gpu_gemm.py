@@ -25,6 +25,9 @@ SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 STAGE_K_BYTES = 128
 #: A split part shorter than this many stages is not offered.
 _SHORTEST_SPLIT_STAGES = 4
+#: fp32 kernels without tensor cores: threads along each side of a tile, and the products per operand load at which the
+#: lanes are full: 6 × 6 per thread and more (Volkov and Demmel, SC 2008; Lai and Seznec, CGO 2013, on register blocking).
+_SIMT_THREADS, _SIMT_FULL_RATIO = 16.0, 3.0
 #: Accumulators are fp32.
 _ACCUMULATOR_BYTES = 4
 #: The tile that `tile_overhead_us` is stated for: a prologue fills, and an epilogue drains, in proportion to the area.
@@ -151,7 +154,8 @@ def _core_seconds(
     architecture, device = gpu.architecture, gpu.device
     cycle_s = 1.0 / device.clock_hz
     step_k = STAGE_K_BYTES / max(shapes.in_bytes, shapes.weight_bytes)
-    rate = gpu.flops_per_cycle_per_sm(dtype) * gpu.matmul_efficiency(dtype)
+    rate = gpu.flops_per_cycle_per_sm(dtype) * gpu.matmul_efficiency(dtype) * (
+        1.0 if gpu.runs_on_tensor_cores(dtype) else _simt_share(entries))
     math_s = 2.0 * entries.tile_m * entries.tile_n * step_k / rate * cycle_s
     step_bytes = (entries.tile_m * shapes.in_bytes + entries.tile_n * shapes.weight_bytes) * step_k
     port_s = step_bytes / architecture.sm_l2_bytes_per_cycle * cycle_s
@@ -171,6 +175,13 @@ def _core_seconds(
     skew_s = architecture.wave_skew * np.minimum(per_sm, 1.0 + resident) * steps * math_s
     tile_s = architecture.tile_overhead_us * 1e-6 * exposed
     result: Array = loop_s + skew_s + tile_s
+    return result
+
+
+def _simt_share(entries: Menu) -> Array:
+    """Share of the fp32 lanes that a tile keeps busy: 16 × 16 threads each load bm + bn operands for bm · bn products."""
+    block_m, block_n = entries.tile_m / _SIMT_THREADS, entries.tile_n / _SIMT_THREADS
+    result: Array = np.minimum(1.0, block_m * block_n / (block_m + block_n) / _SIMT_FULL_RATIO)
     return result
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Case:
 
     op: str
     dtype: str
-    columns: dict[str, float]
+    columns: Mapping[str, float]
     least_bytes: float
     flops: float
     warm: bool = False
