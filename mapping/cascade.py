@@ -35,8 +35,9 @@ EXP_UNIT_OPS = 2                      # subtract, then the exp unit
 #: with tiles of 137 cycles or more.
 LAG = 3
 #: Key tiles of a block, and blocks, that are simulated before a period is looked for; of short blocks as many as make up TILE_PROBE
-#: tiles, for what the buffer has prefetched at the start to be used up.
-KEY_PROBE, BLOCK_PROBE, TILE_PROBE = 8, 2, 96
+#: tiles, for what the buffer has prefetched at the start to be used up. Short blocks share slots and lags: their times repeat only
+#: after some of them, and a period is SHORT_STRIDE of them.
+KEY_PROBE, BLOCK_PROBE, TILE_PROBE, SHORT_STRIDE = 8, 2, 96, 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,10 @@ def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Cascad
     period = _PERIODS[design]
     bytes_per_cycle = machine.memory.bytes_per_s / machine.clock_hz
     blocks = shape.heads * cut.blocks
-    probe = max(BLOCK_PROBE, -(-TILE_PROBE // (min(cut.key_tiles, KEY_PROBE) * cut.resident)))
+    block_tiles = min(cut.key_tiles, KEY_PROBE) * cut.resident
+    probe, stride = max(BLOCK_PROBE, -(-TILE_PROBE // block_tiles)), 1 if block_tiles > TILE_PROBE else SHORT_STRIDE
     ends = {m: _block_ends(period, shape.e, shape.f, machine.n, bytes_per_cycle, cut.resident, m,
-                           slots(shape, machine, design, cut.resident), min(blocks, probe + 2))
+                           slots(shape, machine, design, cut.resident), min(blocks, probe + 2 * stride))
             for m in _probed(cut.key_tiles)}
 
     def block_end(block: int) -> float:
@@ -94,7 +96,7 @@ def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Cascad
     tiles = shape.heads * cut.blocks * cut.key_tiles * cut.resident
     per_tile, per_query_tile = _BUSY[design](shape.e, shape.f, machine.n), shape.f
     return CascadeRun(
-        cycles=steady_total(block_end, blocks, probe),
+        cycles=steady_total(block_end, blocks, probe, stride),
         busy_2d=tiles * per_tile[0],
         busy_1d=tiles * per_tile[1] + shape.heads * shape.queries // machine.n * per_query_tile,
         dram_bytes=WORD_BYTES * (shape.heads * shape.queries * (shape.e + shape.f)
@@ -177,7 +179,7 @@ def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: f
                 key_tiles: int, space: Slots, blocks: int) -> tuple[float, ...]:
     """The ends of the first blocks of a run whose blocks have *key_tiles* key tiles."""
     state = _State(e, f, n, bytes_per_cycle, resident, space)
-    for block in range(blocks + 1):                    # one more than is asked for: every block has another behind it
+    for block in range(blocks + 1 + 32 // (key_tiles * resident)):      # more than is asked for: each has others behind it
         for m in range(key_tiles):
             state.load_keys()
             for p in range(resident):

@@ -63,19 +63,24 @@ class Channel:
         return self._end
 
 
+#: How far two periods in a row may differ: the bound that shortened runs keep against exact ones.
+STEADY_TOLERANCE = 0.005
+
+
 class NotSteadyError(RuntimeError):
     """Consecutive iterations did not come to the same time, so that the run cannot be shortened."""
 
 
-def steady_total(end_of: Callable[[int], float], count: int, probe: int, stride: int = 1, tolerance: float = 1e-4) -> float:
+def steady_total(end_of: Callable[[int], float], count: int, probe: int, stride: int = 1) -> float:
     """The end of *count* equal iterations: simulated up to ``probe + 2·stride``, then by the period of *stride* iterations.
 
-    ``end_of(i)`` is the end of iteration *i* (from 1). Two periods in a row must agree within *tolerance*, else NotSteadyError.
+    ``end_of(i)`` is the end of iteration *i* (from 1). Two periods in a row must agree within STEADY_TOLERANCE, else
+    NotSteadyError.
     """
     if count <= probe + 2 * stride:
         return end_of(count)
     first, second, third = (end_of(probe + step * stride) for step in range(3))
     period = third - second
-    if abs(period - (second - first)) > tolerance * period:
+    if abs(period - (second - first)) > STEADY_TOLERANCE * period:
         raise NotSteadyError(f"{stride} iterations after {probe + stride} take {period} cycles, before it {second - first}")
     return third + (count - probe - 2 * stride) * period / stride
