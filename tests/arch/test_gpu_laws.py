@@ -72,8 +72,9 @@ def test_a_gemm_that_is_whole_times_larger_takes_no_less_time(gpu, m, n, k, fact
 
 
 @settings(max_examples=40, deadline=None)
-@given(gpu=boards, batch=st.integers(1, 256), kv_len=st.integers(1, 60_000))
+@given(gpu=boards, batch=st.integers(1, 256), kv_len=st.integers(2048, 60_000))
 def test_a_longer_context_decodes_no_faster(gpu, batch, kv_len):
+    """Stated quantisation: below 2048 tokens the cache is cut in more parts as it grows, which may win time."""
     short, long = (seconds(gpu_attention.decode(gpu, batch, 32, 8, 128, length)) for length in (kv_len, 2 * kv_len))
     assert long >= 0.95 * short
 
