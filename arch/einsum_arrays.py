@@ -15,10 +15,9 @@ BUFFER_LINE_WORDS = 256              # and of the buffer: a row of 4096 bits
 
 @dataclass(frozen=True, slots=True)
 class FlatMemory:
-    """The artifact's memory: a rate, shared by all transfers, and a latency. No rows, banks or refresh."""
+    """The artifact's memory: a rate, shared by all transfers. No latency, rows, banks or refresh."""
 
     bytes_per_s: float
-    latency_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,8 @@ _MEMORY = FlatMemory(bytes_per_s=400 * 2**30)
 _DRAM_LINE_PJ = 249.6                # HBM2 at 3.9 pJ/bit
 
 #: The artifact does not publish the buffer energies of its runs: its table (485 / 451 pJ a line) is of one small macro. They are
-#: solved from four rows of its results, and every other row is a prediction. 16 MiB: the read from FuseMax's linear layers of BERT
+#: solved from four rows of its results (and the counts of accesses in ``mapping/cascade_energy.py`` were settled with the visible
+#: rows in sight, so that only rows not seen then are a test). 16 MiB: the read from FuseMax's linear layers of BERT
 #: 1K (both operands of each MAC come from the buffer, 256 PEs share a word), the write from FuseMax's attention, BERT 16K. 32 MiB:
 #: from unfused attention, BERT and XLM 16K (what the head size adds is reads). Overturned by the energy table of those runs.
 _BUFFER_16_MIB_PJ = (14_580.0, 8_500.0)
