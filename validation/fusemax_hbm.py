@@ -2,8 +2,8 @@
 
 The tile-level runs of fused attention are steady streams of long transfers, so the memory enters them as the rate that
 the command-level controller achieves on the same mix of reads and writes: a named approximation, good while tiles are long.
-The result depends on the memory chosen: FLAT at 256K tokens and beyond is 9 % slower than on the flat memory with this one, and 21 %
-with one HBM2E stack of the same rate and 256 KiB transfers.
+The result depends on the memory chosen: FLAT at 256K tokens and beyond is 9 % slower than on the flat memory with this one, and
+21 % with one HBM2E stack of the same rate and 256 KiB transfers.
 """
 
 from __future__ import annotations

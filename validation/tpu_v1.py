@@ -3,9 +3,11 @@
 The paper gives weights, batch, layers and measured TOPS (its tables 1 and 3; here recalled, unverified), not the layers' shapes.
 What is modelled: weight tiles of 256×256 arrive at the DDR3 rate, ragged ones whole; a FIFO of four; a tile shifts in while the one
 before works; a product takes as many cycles as there are rows of activations (twice with 16-bit activations, as the LSTMs use);
-a layer starts when the one before has drained. Sensitivity to the assumed shapes, against the measurement: CNN0 with 236 channels in
-16 layers instead of 256 in 14, −11 % instead of +5 %; MLP1 in layers of 1280×977 instead of squares, +12 % instead of −10 %; LSTM0
-in 600×600 matrices, −28 % instead of +8 %. Real shapes overturn these agreements. What is not: host transfers, pooling, the activation unit's throughput.
+a layer starts when the one before has drained. What is not: host transfers, pooling, the activation unit's throughput.
+
+Sensitivity to the assumed shapes, against the measurement: CNN0 with 236 channels in 16 layers instead of 256 in 14, −11 % instead
+of +5 %; MLP1 in layers of 1280×977 instead of squares, +12 % instead of −10 %; LSTM0 in 600×600 matrices, −28 % instead of
++8 %. Real shapes overturn these agreements.
 """
 
 from __future__ import annotations
