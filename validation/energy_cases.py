@@ -1,0 +1,128 @@
+"""What the energy suite runs: each kind of case gives the quantities that an anchor names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ..arch.gpu_config import find_gpu
+from ..memory.energy import BitEnergy, Place
+from ..memory.patterns import make_requests
+from ..memory.power import command_energy
+from ..memory.replay import serve
+from ..memory.sram_table import sram_macro
+from ..memory.standard import load_memory
+from ..sim.config import Config
+from ..sim.errors import ConfigError
+from ..sim.units import BITS_PER_BYTE
+from .gpu_power import steady_power_w
+from .gpu_rows import predict_group
+
+#: Bursts of a stream: long enough for tens of refreshes on every channel.
+STREAM_BURSTS_PER_CHANNEL = 40_000
+Quantities = dict[str, float]
+
+
+class DramStream(Config):
+    """A sequential read of a whole device; *parts* of its energy count."""
+
+    type: Literal["dram_stream"]
+    memory: str
+    parts: tuple[Literal["activate", "columns", "refresh", "standby"], ...]
+
+    def run(self) -> Quantities:
+        """Power and energy per bit of the parts, at the bandwidth that the stream reaches."""
+        memory = load_memory(self.memory)
+        requests = make_requests("sequential", STREAM_BURSTS_PER_CHANNEL * memory.channels,
+                                 burst_bytes=memory.organisation.bytes_per_burst,
+                                 capacity_bytes=memory.channels * memory.organisation.channel_bytes)
+        served = serve(memory, requests)
+        roles = {name: command.role for name, command in memory.standard.commands.items()}
+        part_of = {"activate": "activate", "read": "columns", "write": "columns", "refresh_all": "refresh"}
+        picojoules = sum(count * pj for action, (count, pj) in served.energy().items()
+                         if (part_of.get(roles[action], "") if action in roles else "standby") in self.parts)
+        return {"power_w": picojoules * 1e-12 / served.seconds, "pj_per_bit": picojoules / (served.nbytes * BITS_PER_BYTE),
+                "bytes_per_s": served.bytes_per_s}
+
+
+class DramPath(Config):
+    """Energy per bit of a streamed row read at places inside a memory."""
+
+    type: Literal["dram_path"]
+    memory: str
+    places: dict[str, Place]
+
+    def run(self) -> Quantities:
+        """For each named place: the row's activation over its bits, and the way from the cells to there."""
+        memory = load_memory(self.memory)
+        energy, prices = memory.energy, command_energy(memory)
+        if not isinstance(energy, BitEnergy) or prices is None:
+            raise ConfigError(f"{self.memory} states no energy per bit along its path", key="energy.type", allowed=("per_bit",))
+        activation = prices.activate_pj / (memory.organisation.row_bytes * BITS_PER_BYTE)
+        return {name: activation + energy.read_pj_per_bit(place) for name, place in self.places.items()}
+
+
+class SramRead(Config):
+    """One read of macros of the shipped table, by capacity (a quantity named 8KB, 1MB …)."""
+
+    type: Literal["sram_read"]
+    tech_nm: int
+    width_bits: int
+
+    def run(self) -> Quantities:
+        """Picojoules of a read for each capacity in KiB from 4 to 32768."""
+        sizes = {f"{kib}KB" if kib < 1024 else f"{kib // 1024}MB": kib for kib in (2**i for i in range(2, 16))}
+        return {f"{name}/cacti_pj": sram_macro(self.tech_nm, kib * 1024, self.width_bits).read_pj for name, kib in sizes.items()}
+
+
+class GpuKernel(Config):
+    """A GPU kernel at the clock that the board's power limit allows."""
+
+    type: Literal["gpu_kernel"]
+    gpu: str
+    op: Literal["gemm"]
+    dtype: str
+    m: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1)]
+    k: Annotated[int, Field(ge=1)]
+
+    def run(self) -> Quantities:
+        """Board power, energy of one kernel, and energy per useful operation."""
+        row = {name: str(value) for name, value in self.model_dump().items()}
+        time = predict_group(find_gpu(self.gpu), self.op, self.dtype, [row])
+        power_w, seconds = float(np.atleast_1d(time.power_w)[0]), float(np.atleast_1d(time.seconds)[0])
+        joules = power_w * seconds
+        return {"power_w": power_w, "energy_j": joules, "pj_per_flop": joules * 1e12 / (2 * self.m * self.n * self.k),
+                "seconds": seconds}
+
+
+class GpuRates(Config):
+    """Board power of kernels that keep stated rates of arithmetic and DRAM traffic up."""
+
+    type: Literal["gpu_rates"]
+    gpu: str
+    dtype: str
+    flops_per_s: tuple[float, ...]
+    bytes_per_s: tuple[float, ...]
+
+    def run(self) -> Quantities:
+        """`power_w`, and with several points `point1/power_w` …"""
+        gpu = find_gpu(self.gpu)
+        watts = [steady_power_w(gpu, flops, nbytes, self.dtype)
+                 for flops, nbytes in zip(self.flops_per_s, self.bytes_per_s, strict=True)]
+        return {"power_w": watts[0]} | {f"point{i}/power_w": w for i, w in enumerate(watts, start=1)}
+
+
+Case = DramStream | DramPath | SramRead | GpuKernel | GpuRates
+
+
+class Cases(Config):
+    """Every case by its anchor's id."""
+
+    anchors: dict[str, Case]
+
+
+CaseRunner = Callable[[], Quantities]
