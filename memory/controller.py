@@ -113,15 +113,21 @@ def descriptors(start: Int64Array, count: Int64Array, tick: Int64Array, write: n
 
 def replay(
     tables: Tables, start: Int64Array, tick: Int64Array, write: npt.NDArray[np.bool_], *, count: Int64Array | None = None,
-    log_commands: int = 0,
+    log_commands: int = 0, run_on_to: int = 0,
 ) -> Replay:
-    """Serve a trace of requests (or of runs of *count*) on one channel, in order of offering, to its last data beat."""
+    """Serve a trace of requests (or of runs of *count*) on one channel, in order of offering, to its last data beat.
+
+    Idle cycles up to *run_on_to* are simulated besides: refreshes go on.
+    """
     states = tables.new_states(1)
     desc = descriptors(start, np.ones_like(start) if count is None else count, tick, write, 0)[None]
     states[0, at.S_DESC_TAIL] = desc.shape[1]
     transfers = np.array([[desc.shape[1], 0]], np.int64)
     log = np.zeros((1, log_commands, at.L_SIZE), np.int64)
-    advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, np.zeros(1, np.int64), at.NEVER)
+    scratch = np.zeros(1, np.int64)
+    for until in (at.NEVER, 0):
+        until = until or max(int(states[0, at.S_LAST_DATA]) + 1, run_on_to)
+        advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, scratch, until)
     s, p = states[0], tables.params
     counts = s[p[at.P_O_COUNT]:p[at.P_O_COUNT] + p[at.P_COMMANDS]]
     scopes = range(int(p[at.P_SCOPES]))

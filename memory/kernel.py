@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from .compiled import compiled
 from .kernel_banked import run_banked
 from .kernel_parts import (
     admit,
@@ -42,7 +42,7 @@ _URGENT, _ACTIVE, _REFRESH, _HIT, _OTHER, _TIDY, _DEFERRED = 0, 1, 2, 3, 4, 5, 6
 _CLASS = 1 << 50
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def column_ready(s: Int64Array, p: Int64Array, command: int, bank: int, column_from: int) -> int:
     """The first cycle at which the column *command* may go to *bank*."""
     at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
@@ -50,7 +50,7 @@ def column_ready(s: Int64Array, p: Int64Array, command: int, bank: int, column_f
     return at | p[P_ALIGN_COLUMN]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def row_ready(s: Int64Array, p: Int64Array, command: int, bank: int, row_from: int) -> int:
     """The first cycle at which the row *command* may go to *bank*; precharges need no rising edge."""
     at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
@@ -58,7 +58,7 @@ def row_ready(s: Int64Array, p: Int64Array, command: int, bank: int, row_from: i
     return at if command == p[P_PRE] else at | p[P_ALIGN_ROW]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def scan_active(s: Int64Array, p: Int64Array, column_from: int) -> tuple[int, int, int]:
     """(cycle, rank, slot) of the next column command for a row that was opened for its request.
 
@@ -75,7 +75,7 @@ def scan_active(s: Int64Array, p: Int64Array, column_from: int) -> tuple[int, in
     return best_at, best_rank, best_slot
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _oldest(s: Int64Array, p: Int64Array, queue: int) -> int:
     """Age of the oldest request of *queue* for an in-order scheduler, -1 for one that may choose."""
     if p[P_SCHEDULER] != SCHED_IN_ORDER:
@@ -87,7 +87,7 @@ def _oldest(s: Int64Array, p: Int64Array, queue: int) -> int:
     return oldest
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def scan_hits(s: Int64Array, p: Int64Array, queue: int, column_from: int, low: int, high: int) -> tuple[int, int, int]:
     """(cycle, rank, slot) of the next column command for a waiting request; banks [low, high) must rest."""
     banks, command, cap = p[P_BANKS], p[P_RD + queue], p[P_HIT_CAP]
@@ -115,7 +115,7 @@ def scan_hits(s: Int64Array, p: Int64Array, queue: int, column_from: int, low: i
     return best_at, best_rank, best_slot
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def scan_misses(s: Int64Array, p: Int64Array, queue: int, row_from: int, low: int, high: int) -> tuple[int, int, int]:
     """(cycle, rank, slot) of the next activate or precharge for a waiting request; banks [low, high) must rest."""
     banks = p[P_BANKS]
@@ -142,7 +142,7 @@ def scan_misses(s: Int64Array, p: Int64Array, queue: int, row_from: int, low: in
     return row_from + (best >> AGE_BITS), _OTHER * _CLASS + best % (1 << AGE_BITS), s[misses + best_bank]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _miss_candidate(s: Int64Array, p: Int64Array, queue: int, bank: int, row_from: int) -> tuple[int, int, int]:
     """What :func:`scan_misses` says of one bank."""
     slot = s[p[P_O_MISS] + queue * p[P_BANKS] + bank]
@@ -153,7 +153,7 @@ def _miss_candidate(s: Int64Array, p: Int64Array, queue: int, bank: int, row_fro
     return at, _OTHER * _CLASS + s[p[P_O_SLOT_AGE] + slot], slot
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _special_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int, int, int]:
     """(cycle, rank, target, command) of the next row command that no queue asks for: second activate, refresh, tidying.
 
@@ -180,7 +180,7 @@ def _special_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int,
     return best_at, best_rank, best_target, best_command
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _refresh_candidate(s: Int64Array, p: Int64Array, target: int, row_from: int) -> tuple[int, int, int]:
     """(cycle, command, bank) of what the refresh *target* needs next: its banks closed, then the refresh itself."""
     banks, groups, scopes = p[P_BANKS], p[P_GROUPS], p[P_SCOPES]
@@ -210,7 +210,7 @@ def _refresh_candidate(s: Int64Array, p: Int64Array, target: int, row_from: int)
     return at, p[P_REFAB], first
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _idle_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int]:
     """(cycle, bank) of the first open row that nobody waits for and whose time is up."""
     banks, groups, precharge = p[P_BANKS], p[P_GROUPS], p[P_PRE]
@@ -228,7 +228,7 @@ def _idle_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int]:
     return best, best_bank
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def run_ready(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, until: int, stop: int,
@@ -363,7 +363,7 @@ def run_ready(
     s[S_ROW_FROM] = max(s[S_ROW_FROM], until)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _resting_banks(s: Int64Array, p: Int64Array) -> tuple[int, int]:
     """Banks [low, high) that serve no request because a refresh is due; all of them where it stops the channel."""
     if p[P_REFRESH_BLOCKS]:
@@ -375,7 +375,7 @@ def _resting_banks(s: Int64Array, p: Int64Array) -> tuple[int, int]:
     return int(low), int(low + (1 << p[P_SCOPE_SHIFT]))
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _issue_row(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, log: Int64Array, slot: int, command: int, now: int,
 ) -> int:
@@ -410,7 +410,7 @@ def _issue_row(
     return int(bank)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def run_channel(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, until: int, stop: int,
@@ -422,7 +422,7 @@ def run_channel(
         run_ready(s, p, rules, first, segments, desc, transfers, log, until, stop)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def advance(
     states: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, descs: Int64Array,
     transfers: Int64Array, logs: Int64Array, bound: Int64Array, until: int,

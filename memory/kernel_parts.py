@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from .compiled import compiled
 from .layout import *
 
 Int64Array = npt.NDArray[np.int64]
 PRIORITY_RING = 64
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def apply_rules(s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, command: int, bank: int, now: int) -> None:
     """Push the earliest cycles of later commands out, as *command* to *bank* at *now* demands."""
     sections = SECTIONS * command
@@ -31,7 +31,7 @@ def apply_rules(s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Arr
         _apply_other(s, p, rules, i, bank, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _apply_other(s: Int64Array, p: Int64Array, rules: Int64Array, i: int, bank: int, now: int) -> None:
     """The rarer rules: windows over the last commands, siblings, whole scopes."""
     since = now
@@ -71,7 +71,7 @@ def _apply_other(s: Int64Array, p: Int64Array, rules: Int64Array, i: int, bank: 
         s[base + bank] = max(s[base + bank], ready)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def record(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, log: Int64Array, command: int, bank: int, row: int,
     column: int, age: int, now: int,
@@ -87,7 +87,7 @@ def record(
     apply_rules(s, p, rules, first, command, bank, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def finish_request(s: Int64Array, desc: Int64Array, transfers: Int64Array, d: int, end: int) -> None:
     """Note that the last data beat of one request of descriptor *d* is over before cycle *end*."""
     desc[d, D_FINISH] = max(desc[d, D_FINISH], end)
@@ -100,7 +100,7 @@ def finish_request(s: Int64Array, desc: Int64Array, transfers: Int64Array, d: in
             s[S_FINISHED] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array) -> int:
     """The cycle at which the next request enters its queue: one a cycle, in order, when the queue has room."""
     d = s[S_DESC_HEAD]
@@ -115,7 +115,7 @@ def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64
     return at
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def waiting_write(s: Int64Array, p: Int64Array, bank: int, row: int, column: int) -> int:
     """The slot of a write to that place that still waits in its queue, or -1."""
     slot = s[p[P_O_HEAD] + p[P_BANKS] + bank]
@@ -124,7 +124,7 @@ def waiting_write(s: Int64Array, p: Int64Array, bank: int, row: int, column: int
     return int(slot)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def _head_merges(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, d: int) -> bool:
     """Whether a waiting write serves the request at the head, which then needs no room in its queue."""
     if p[P_MERGE] == 0 or s[S_WRITES] == 0:
@@ -137,7 +137,7 @@ def _head_merges(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64
     return bool(s[S_HEAD_SLOT] >= 0)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, int]:
     """(flat bank, row, column) of the channel-local burst *index*."""
     bank, row, column = 0, 0, 0
@@ -154,7 +154,7 @@ def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, i
     return bank, row, column
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> int:
     """Take the next request into its queue; gives its slot, or -1 when a waiting write already serves it."""
     d = s[S_DESC_HEAD]
@@ -206,7 +206,7 @@ def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, 
     return slot
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     """Take *slot* out of its queue at cycle *now*; its bank's oldest hit and miss follow."""
     banks = p[P_BANKS]
@@ -242,14 +242,14 @@ def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     s[S_READS + write] -= 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def set_miss(s: Int64Array, p: Int64Array, at: int, slot: int) -> None:
     """The oldest miss of queue and bank *at* is *slot* (-1: none)."""
     s[p[P_O_MISS] + at] = slot
     s[p[P_O_MISS_AGE] + at] = s[p[P_O_SLOT_AGE] + slot] if slot >= 0 else NO_AGE
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def set_row_command(s: Int64Array, p: Int64Array, bank: int, command: int) -> None:
     """The next row command that requests of *bank* may want (-1: none, its row is still to be used)."""
     if command < 0:
@@ -259,7 +259,7 @@ def set_row_command(s: Int64Array, p: Int64Array, bank: int, command: int) -> No
         s[p[P_O_ROW_BANK] + bank] = p[P_O_BANK_READY] + command * p[P_BANKS] + bank
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> None:
     """Row of *slot* is in the row buffer; the request itself is in service until its column command."""
     banks, row = p[P_BANKS], s[p[P_O_SLOT_ROW] + slot]
@@ -288,7 +288,7 @@ def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> N
     set_row_command(s, p, bank, -1)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
     """The row buffer of *bank* is empty: whatever waits for it is a miss."""
     banks = p[P_BANKS]
@@ -303,7 +303,7 @@ def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
         s[p[P_O_OPEN_CYCLES] + scope] += now - s[p[P_O_OPEN_SINCE] + scope]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def issue_column(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, desc: Int64Array, transfers: Int64Array,
     log: Int64Array, slot: int, at: int,
@@ -341,7 +341,7 @@ def issue_column(
     return now
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def retire_column(
     s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array, slot: int, write: int, now: int, end: int,
 ) -> None:
@@ -363,7 +363,7 @@ def retire_column(
     s[S_FREE] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def update_mode(s: Int64Array, p: Int64Array) -> None:
     """Read or write mode: writes gather until the high watermark (or no read waits), then drain to the low one."""
     if s[S_WRITE_MODE] == 0:
@@ -373,7 +373,7 @@ def update_mode(s: Int64Array, p: Int64Array) -> None:
         s[S_WRITE_MODE] = 0
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def push_refreshes(s: Int64Array, p: Int64Array) -> None:
     """One more refresh is due in every scope; those that may not be postponed any longer become urgent."""
     s[S_NEXT_REFRESH] += p[P_REFI]
@@ -388,7 +388,7 @@ def push_refreshes(s: Int64Array, p: Int64Array) -> None:
             push_refresh(s, p, scope)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def pull_owed_refreshes(s: Int64Array, p: Int64Array) -> bool:
     """The channel is idle: pay back one owed refresh of each scope; gives whether there was one."""
     pulled = False
@@ -399,7 +399,7 @@ def pull_owed_refreshes(s: Int64Array, p: Int64Array) -> bool:
     return pulled
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def push_refresh(s: Int64Array, p: Int64Array, scope: int) -> None:
     """Make one owed refresh of *scope* urgent."""
     s[p[P_O_OWED] + scope] -= 1
@@ -411,7 +411,7 @@ def push_refresh(s: Int64Array, p: Int64Array, scope: int) -> None:
     s[S_PRIORITY_COUNT] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@compiled
 def retire_refresh(s: Int64Array, p: Int64Array) -> None:
     """The refresh at the head of the urgent ones was issued."""
     s[S_PRIORITY_HEAD] = (s[S_PRIORITY_HEAD] + 1) % PRIORITY_RING

@@ -65,7 +65,8 @@ P_O_MISS_AGE: Final = 45            # [queue][bank]: age of the oldest miss, or 
 P_O_ROW_GROUP: Final = 46           # [bank]: where the group readiness of its next row command stands (or of NEVER)
 P_O_ROW_BANK: Final = 47            # [bank]: the same for the bank
 P_O_NEVER: Final = 48               # a word that holds NEVER
-P_O_QUEUE: Final = 44               # banked scheduler: [bank][depth] command queues and their transaction queues
+P_O_QUEUE: Final = 44               # banked scheduler, [5][bank]: head, tail, oldest hit read, oldest hit write, length
+P_O_TWIN: Final = 49                # banked scheduler, [slot]: another read of the same burst, or -1
 # Commands (their numbers in this standard; -1 where it has none).
 P_ACT: Final = 50
 P_ACT2: Final = 51
@@ -157,6 +158,7 @@ S_FINISHED: Final = 32              # transfers that ended in this call
 S_TAKEN: Final = 33                 # requests taken from the descriptors
 S_HEAD_CHECKED: Final = 34          # value of S_TAKEN when the head was last compared with the waiting writes
 S_HEAD_SLOT: Final = 35             # the waiting write that serves it, or -1
+S_BANK_QUEUED: Final = 36           # banked scheduler: requests in bank queues
 # Counters.
 S_ROW_HITS: Final = 40              # by queue: + is_write
 S_ROW_MISSES: Final = 42

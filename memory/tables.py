@@ -21,6 +21,10 @@ _ROLES: tuple[tuple[int, Role], ...] = (
 )
 
 
+#: Reads that may share bursts of waiting ones; each is accepted without room in the queue, so more must be refused at some point.
+_TWIN_SLOTS = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """What the kernels need to know of one device under one controller; shared by all of its channels."""
@@ -38,6 +42,7 @@ class Tables:
         for offset, words in ((at.P_O_HEAD, 2), (at.P_O_TAIL, 2), (at.P_O_HIT, 2), (at.P_O_MISS, 2), (at.P_O_BUSY_AT, 2),
                               (at.P_O_ACTIVE, 1), (at.P_O_OPEN_ROW, 1), (at.P_O_PIM_ROW, 1)):
             state[p[offset]:p[offset] + words * p[at.P_BANKS]] = -1
+        state[p[at.P_O_QUEUE]:p[at.P_O_QUEUE] + 4 * p[at.P_BANKS]] = -1
         state[p[at.P_O_HISTORY]:p[at.P_O_OPEN_ROW]] = -1
         for rule in self.rules:
             if rule[at.R_HISTORY] >= 0:
@@ -233,6 +238,7 @@ def _place(params: Int64Array, history_words: int) -> None:
     commands = int(params[at.P_COMMANDS])
     reads, writes = int(params[at.P_READ_DEPTH]), int(params[at.P_WRITE_DEPTH])
     slots = reads + writes + banks * max(1, int(params[at.P_BANK_DEPTH])) + 1
+    slots += _TWIN_SLOTS if params[at.P_MERGE_READS] else 0
     params[at.P_SLOTS] = slots
     sizes = (
         (at.P_O_BANK_READY, commands * banks), (at.P_O_GROUP_READY, commands * groups),
@@ -245,7 +251,7 @@ def _place(params: Int64Array, history_words: int) -> None:
         (at.P_O_SLOT_SEEN, slots), (at.P_O_FREE, slots), (at.P_O_PRIORITY, 64), (at.P_O_OPEN_BANKS, scopes),
         (at.P_O_OPEN_SINCE, scopes), (at.P_O_OPEN_CYCLES, scopes), (at.P_O_OWED, scopes), (at.P_O_NEXT_BANK, scopes),
         (at.P_O_COUNT, commands), (at.P_O_MISS_AGE, 2 * banks), (at.P_O_ROW_GROUP, banks), (at.P_O_ROW_BANK, banks),
-        (at.P_O_NEVER, 1), (at.P_O_QUEUE, 0),
+        (at.P_O_NEVER, 1), (at.P_O_TWIN, slots), (at.P_O_QUEUE, 5 * banks),
     )
     offset = at.S_SCALARS
     for index, words in sizes:

@@ -80,6 +80,8 @@ def _from_timings(entry: Mapping[str, Any], timing: dict[str, int]) -> DramStand
     suffix = "_L" if grouped else "_S"          # one bank group: the device runs ungrouped, all pairs at the short distance
     # Clocks to turn the bus from read to write beyond the bursts; it falls back to 2 where its file says nothing.
     timing["tRTRS"] = int(ini.get("tRTRS", 2))
+    # A file without tRTP (only tRTP_S/L) runs with its default of 5, whatever it says elsewhere.
+    timing["tRTP"] = int(ini.get("tRTP", 5)) if ini else timing["tRTP"]
     timing["tPPD"] = int(ini.get("tPPD", 0)) if ("GDDR" in protocol or "LPDDR4" in protocol) else 0
     timing["t32AW"] = int(ini.get("t32AW", 330)) if "GDDR" in protocol else 0
     commands = {
