@@ -290,9 +290,11 @@ def leave_one_device_out(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.
 
 
 def borrowed(architecture: GpuArchitecture, donor: GpuArchitecture) -> GpuArchitecture:
-    """*architecture* with its facts and the calibrated constants of *donor*, where the donor has them."""
+    """*architecture* with its facts and energies, and the other calibrated constants of *donor*, where the donor has them."""
     result = architecture
     for parameter in PARAMETERS:
+        if parameter.field.startswith("pj_"):
+            continue
         value = parameter.get(donor)
         if value is not None and parameter.get(architecture) is not None:
             result = parameter.set(result, value)
@@ -345,6 +347,16 @@ def size_key(row: RawRow) -> str:
     return f"{op} {'≥20us' if number(row, 'median_us') >= _SHORT_ROW_US else '<20us'}"
 
 
+def parameter_table(architectures: Mapping[str, GpuArchitecture]) -> str:
+    """The calibrated constants as a Markdown table: one row a constant, one column an architecture."""
+    names = sorted(architectures)
+    lines = ["| constant | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for parameter in PARAMETERS:
+        values = [parameter.get(architectures[name]) for name in names]
+        lines.append(f"| {parameter.name} | " + " | ".join("" if v is None else f"{v:.3g}" for v in values) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def ablation(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture]) -> str:
     """What each constant buys: the error of its operators' rows with that constant back at its prior."""
     lines = ["| constant | operators | MAPE fitted % | MAPE at prior % |", "|---|---|---|---|"]
@@ -381,6 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = [row for row in rows if row["device"] in gpus]
     fitted = fit_all(known, gpus)
     out = sys.stdout.write
+    out(parameter_table(fitted) + "\n")
     out(report(known, predict_seconds(known, gpus, fitted), "Fitted", size_key))
     if options.cross_validate:
         seconds = cross_validated(known, gpus)
@@ -390,6 +403,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.ablate:
         out(ablation(known, gpus, fitted))
     if options.write:
+        borrowers = {g.architecture.name: g.architecture for g in gpus.values() if g.architecture.name not in fitted}
+        for name, architecture in borrowers.items():
+            shown = borrowed(architecture, fitted[NEAREST[name]])
+            write_architecture(DEVICE_FOLDER / "architectures" / f"{name}.yaml", shown, ())
         for name, architecture in fitted.items():
             write_architecture(DEVICE_FOLDER / "architectures" / f"{name}.yaml", architecture,
                                (row["device"] for row in by_architecture[name]))

@@ -25,6 +25,7 @@ from .gpu_micro import micro_rows
 from .gpu_power import power_rows
 from .gpu_published import PUBLISHED_COLUMNS, published_rows
 from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, VECTOR_OPS, RawRow, number, predict_kernels, read_table
+from .gpu_serving import SERVING_COLUMNS, serving_rows
 from .gpu_whole import whole_rows
 
 FLOOR_COLUMNS = {"device", "op", "dtype", "eta2", "t0_us"}
@@ -61,6 +62,8 @@ def score(tables: Mapping[str, Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> Va
             rows += llmcompass_rows(table, gpus)
         elif columns >= PUBLISHED_COLUMNS:
             rows += published_rows(table, stem, gpus)
+        elif columns >= SERVING_COLUMNS:
+            rows += serving_rows(table, stem, gpus)
     rows = [with_floor(row, floors) for row in rows]
     return ValidationResult("gpu", tuple(rows), tuple(summarise(rows)))
 

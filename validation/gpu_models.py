@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..arch import gpu_attention, gpu_gemm, gpu_vector
+from ..arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
 from ..arch.gpu_collectives import LinkClass, collective_seconds
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu
 from ..arch.gpu_kernel import KernelTime
@@ -31,6 +31,8 @@ class Shape:
     ffn: int
     vocabulary: int
     gated: bool = True                      # three FFN matrices and act(gate)·up, else two and act(x)
+    experts: int = 0                        # routed experts of width `ffn` in place of the FFN; 0: a dense FFN
+    top_k: int = 0
     parallel_block: bool = False            # attention and FFN side by side: one all-reduce a layer (GPT-J, Falcon)
 
     @property
@@ -38,7 +40,7 @@ class Shape:
         """Parameters without the embedding look-up."""
         qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
         out = self.heads * self.head_dim * self.hidden
-        ffn = (3 if self.gated else 2) * self.hidden * self.ffn
+        ffn = (3 if self.gated else 2) * self.hidden * self.ffn * max(1, self.experts)
         return float(self.layers * (qkv + out + ffn) + self.hidden * self.vocabulary)
 
 
@@ -53,6 +55,10 @@ SHAPES = {
     "bloom-176b": Shape(70, 14336, 112, 112, 128, 57344, 250880, gated=False),
     "gpt-j-6b": Shape(28, 4096, 16, 16, 256, 16384, 50400, gated=False, parallel_block=True),
     "falcon-180b": Shape(80, 14848, 232, 8, 64, 59392, 65024, gated=False, parallel_block=True),
+    "qwen2.5-1.5b": Shape(28, 1536, 12, 2, 128, 8960, 151936),
+    "qwen2.5-14b": Shape(48, 5120, 40, 8, 128, 13824, 152064),
+    "qwen3-30b-a3b": Shape(48, 2048, 32, 4, 128, 768, 151936, experts=128, top_k=8),
+    "qwen3-32b": Shape(64, 5120, 64, 8, 128, 25600, 151936),
     "gpt2-large": Shape(36, 1280, 20, 20, 64, 5120, 50257, gated=False),
     "bert-large": Shape(24, 1024, 16, 16, 64, 4096, 30522, gated=False),
     "gpt3-xl": Shape(24, 2048, 24, 24, 128, 8192, 50257, gated=False),
@@ -131,10 +137,12 @@ def _layer(gpu: Gpu, shape: Shape, engine: Engine, batch: int, q_len: int, kv_le
         attention,
         linear(shape.hidden, heads * shape.head_dim),
         vector("add_rmsnorm", shape.hidden),
-        linear(up, shape.hidden),
-        vector("gated_activation" if shape.gated else "activation", width),
-        linear(shape.hidden, width),
     ]
+    if shape.experts:
+        kernels.append(gpu_moe.moe(gpu, tokens, width, shape.hidden, shape.experts, shape.top_k, dtype=dtype))
+    else:
+        kernels += [linear(up, shape.hidden), vector("gated_activation" if shape.gated else "activation", width),
+                    linear(shape.hidden, width)]
     return sum(map(_seconds, kernels)), sum(map(_joules, kernels))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..arch import gpu_attention, gpu_gemm
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu, assemble
 from .contract import Row, compare, skip
-from .gpu_models import SHAPES, Engine, Shape, cache_bytes_per_token, generation_s, step
+from .gpu_models import SHAPES, Engine, Shape, Step, cache_bytes_per_token, generation_s, step
 from .gpu_rows import RawRow, number
 
 PUBLISHED_COLUMNS = {"device", "n_dev", "kind", "name", "shape", "batch", "isl", "osl", "dtype", "framework", "metric", "value"}
@@ -31,7 +31,7 @@ ENGINES: dict[str, tuple[str, Engine]] = {
 _MODELS = {"llama7b": "llama-7b", "llama27b": "llama-7b", "llama13b": "llama-13b", "llama213b": "llama-13b",
            "llama70b": "llama-70b", "llama270b": "llama-70b", "llama38b": "llama-3-8b", "llama318b": "llama-3-8b",
            "llama3170b": "llama-3-70b", "llama31405b": "llama-3-405b", "gptj6b": "gpt-j-6b", "falcon180b": "falcon-180b",
-           "dsr1llama8b": "llama-3-8b"}
+           "dsr1llama8b": "llama-3-8b", "dsr1qwen15b": "qwen2.5-1.5b", "dsr1qwen14b": "qwen2.5-14b"}
 _QUANTISED_WEIGHTS = {"q4_k_m": "int4", "q4_0": "int4", "f16": "fp16", "16-bit": "fp16", "fp8": "fp8", "fp4": "nvfp4"}
 #: Share of free memory that paged KV may take (README of the tables).
 _KV_SHARE = 0.95
@@ -69,6 +69,8 @@ def _predictor(raw: RawRow) -> Callable[[RawRow, Gpu], float | None] | None:
     if raw["kind"] == "model":
         return {"first_token_latency": _first_token, "output_throughput": _static_batch,
                 "output_throughput_per_gpu": _static_batch, "throughput_max_load_total": _max_load,
+                "ttft": _first_token, "decode_time": _decode_time, "decode_energy": _decode_energy,
+                "prefill_energy": _prefill_energy, "steady_state_decode_power": _decode_power,
                 "decode_throughput": _decode_rate, "prefill_throughput": _prefill_rate}.get(raw["metric"])
     return None
 
@@ -167,6 +169,39 @@ def _decode_rate(raw: RawRow, gpu: Gpu) -> float | None:
     board, engine, shape, _ = parts
     context = int(number(raw, "context", 512.0))
     return 1.0 / step(board, shape, engine, batch=1, q_len=1, kv_len=context).seconds
+
+
+def _decode_steps(raw: RawRow, gpu: Gpu) -> tuple[int, Step] | None:
+    """How many steps a generation takes, and the step at its mean context."""
+    if (parts := _model(raw, gpu)) is None:
+        return None
+    board, engine, shape, ranks = parts
+    prompt, output = int(number(raw, "isl")), int(number(raw, "osl"))
+    batch, context = int(number(raw, "batch", 1.0)), prompt + output // 2
+    return output, step(board, shape, engine, batch=batch, q_len=1, kv_len=context, ranks=ranks)
+
+
+def _decode_time(raw: RawRow, gpu: Gpu) -> float | None:
+    found = _decode_steps(raw, gpu)
+    return None if found is None else found[0] * found[1].seconds
+
+
+def _decode_energy(raw: RawRow, gpu: Gpu) -> float | None:
+    found = _decode_steps(raw, gpu)
+    return None if found is None else found[0] * found[1].energy_j
+
+
+def _decode_power(raw: RawRow, gpu: Gpu) -> float | None:
+    found = _decode_steps(raw, gpu)
+    return None if found is None else found[1].energy_j / found[1].seconds
+
+
+def _prefill_energy(raw: RawRow, gpu: Gpu) -> float | None:
+    if (parts := _model(raw, gpu)) is None:
+        return None
+    board, engine, shape, ranks = parts
+    prompt = int(number(raw, "isl"))
+    return step(board, shape, engine, batch=int(number(raw, "batch", 1.0)), q_len=prompt, kv_len=prompt, ranks=ranks).energy_j
 
 
 def _prefill_rate(raw: RawRow, gpu: Gpu) -> float | None:

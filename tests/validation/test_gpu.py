@@ -1,12 +1,17 @@
 """The GPU suite on its shipped rows: recognised by columns, scored as the contract says, within its tolerances."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+from tilesim.arch.gpu_config import find_gpu
+from tilesim.arch.gpu_gemm import gemm
 from tilesim.validation.contract import compare
 from tilesim.validation.gpu import SHIPPED, score, validate
 from tilesim.validation.gpu_devices import known_gpus
+from tilesim.validation.gpu_models import SHAPES, Engine, step
+from tilesim.validation.gpu_power import steady_power_w
 from tilesim.validation.gpu_rows import read_table
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "gpu"
@@ -70,6 +75,37 @@ def test_an_error_inside_the_measured_spread_is_none():
     assert compare("c", "g", 10.0, 11.0, 5.0, low=9.0, high=12.0).error_pct == 0.0
     assert compare("c", "g", 10.0, 13.0, 5.0, low=9.0, high=12.0).error_pct == pytest.approx(10.0)
     assert compare("c", "g", 10.0, 8.0, 5.0, low=9.0, high=12.0).error_pct == pytest.approx(-10.0)
+
+
+@pytest.mark.published
+def test_h200_power_anchors():
+    """aiconfigurator's power readings (Apache-2.0) and the gpu-benches FMA sweep; tolerances 5, 12, 10 and 8 %."""
+    h200 = find_gpu("h200-sxm")
+    large = gemm(h200, 4096, 7168, 16384)
+    assert float(large.power_w[0]) == pytest.approx(690, rel=0.05)
+    assert float(large.energy_j[0]) == pytest.approx(0.950, rel=0.12)
+    assert float(gemm(h200, 4, 16384, 51200).power_w[0]) == pytest.approx(660, rel=0.10)
+    assert steady_power_w(h200, 0.94e12, 3.76e12, "fp32") == pytest.approx(572, rel=0.08)
+
+
+@pytest.mark.published
+@pytest.mark.parametrize(("tflops", "gb_per_s", "watts"), [(0.343, 1372, 229.5), (15.17, 1238, 293.0), (19.0, 148, 183.5)])
+def test_a100_power_anchors(tflops, gb_per_s, watts):
+    """Three points of one FMA sweep on the 40 GB A100 (gpu-benches); 8 %."""
+    assert steady_power_w(find_gpu("a100-sxm-40gb"), tflops * 1e12, gb_per_s * 1e9, "fp32") == pytest.approx(watts, rel=0.08)
+
+
+def test_a_70b_decode_step_on_eight_gpus_is_counted_in_a_blink():
+    """Budget: below 1 s; this is one of the inner calls of a sweep."""
+    started = time.process_time()
+    step(find_gpu("h100-sxm"), SHAPES["llama-70b"], Engine(10.0, "graph"), batch=16, q_len=1, kv_len=2048, ranks=8)
+    assert time.process_time() - started < 1.0
+
+
+def test_tensor_parallel_decode_is_faster_but_not_as_many_times():
+    gpu, engine = find_gpu("h100-sxm"), Engine(10.0, "graph")
+    one, four = (step(gpu, SHAPES["llama-13b"], engine, batch=8, q_len=1, kv_len=1024, ranks=ranks).seconds for ranks in (1, 4))
+    assert one / 4 < four < one
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference folder is not beside the checkout")

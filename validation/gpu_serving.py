@@ -1,0 +1,118 @@
+"""Serving runs: requests that arrive over time, batched continuously, against measured first-token and per-token times.
+
+Each iteration decodes every running sequence and admits waiting prompts up to the engine's token budget (chunked prefill, as
+vLLM does). The time of an iteration is that of its decode step plus that of its prompt chunk; both are looked up on a grid of
+batch sizes and contexts that is filled on demand.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+
+from ..arch.gpu_config import ELEMENT_BYTES, Gpu
+from .contract import Row, compare, skip
+from .gpu_models import SHAPES, Engine, Shape, cache_bytes_per_token, step
+from .gpu_rows import RawRow, number
+
+SERVING_COLUMNS = {"arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s", "tpot_ms"}
+TOLERANCE_PCT = 15.0
+#: vLLM's settings: tokens of one iteration, sequences at once, share of the memory it may take. ASSUMED 128 sequences (the
+#: profiles' configuration; vLLM's own default is 256): waiting for a place is most of the measured first-token time.
+_TOKEN_BUDGET, _MOST_SEQUENCES, _MEMORY_SHARE = 2048, 128, 0.9
+#: Host time of a vLLM iteration in CUDA graphs: scheduling, sampling, detokenising. The framework's one host constant.
+HOST_US_PER_STEP = 1500.0
+#: Grid of contexts, tokens: a decode step's time is linear in the context between neighbours.
+_CONTEXT_GRID = 256
+_MODELS = {"llama318b": "llama-3-8b", "qwen330ba3binstruct2507": "qwen3-30b-a3b", "qwen332b": "qwen3-32b"}
+
+
+@dataclass(slots=True)
+class Request:
+    """One request on its way: what it asked for, what is done, and when its tokens came."""
+
+    arrival_s: float
+    prompt: int
+    output: int
+    prefilled: int = 0
+    generated: int = 0
+    first_token_s: float = math.nan
+    end_s: float = math.nan
+
+
+def serving_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) -> list[Row]:
+    """Mean first-token, per-token and end-to-end time of one run. No column names the board and the model: *stem* does, as
+    `serving_FRAMEWORK_DEVICE_MODEL_tpN`."""
+    match = re.fullmatch(r"serving_[^_]+_([^_]+)_(.+)_tp(\d+)", stem)
+    shape = SHAPES.get(_MODELS.get(re.sub(r"[^a-z0-9]", "", match[2].lower()), "")) if match else None
+    if match is None or shape is None or match[1] not in gpus:
+        reason = "the file does not tell board and model"
+        return [skip(f"{stem}/mean_{metric}_s", "serving", None, reason) for metric in ("ttft", "tpot", "e2e")]
+    requests = [Request(number(r, "arrival_s"), int(number(r, "prompt_tokens")), int(number(r, "output_tokens"))) for r in table]
+    simulate(requests, gpus[match[1]], shape, int(match[3]))
+    ours = {"ttft": fmean(r.first_token_s - r.arrival_s for r in requests), "e2e": fmean(r.end_s - r.arrival_s for r in requests),
+            "tpot": fmean((r.end_s - r.first_token_s) / (r.output - 1) for r in requests if r.output > 1)}
+    measured = {"ttft": fmean(number(r, "ttft_s") for r in table), "e2e": fmean(number(r, "e2e_s") for r in table),
+                "tpot": fmean(number(r, "tpot_ms") * 1e-3 for r in table if number(r, "output_tokens") > 1)}
+    return [compare(f"{stem}/mean_{metric}_s", "serving", measured[metric], ours[metric], TOLERANCE_PCT, device=match[1])
+            for metric in ours]
+
+
+def simulate(requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int) -> None:
+    """Run *requests* to their last tokens; their times are filled in."""
+    engine = Engine(0.0, "graph", "bf16", "bf16")
+
+    @cache
+    def decode_s(batch: int, context: int) -> float:
+        return step(gpu, shape, engine, batch=batch, q_len=1, kv_len=max(1, context), ranks=ranks).seconds
+
+    @cache
+    def prefill_s(tokens: int, context: int) -> float:
+        return step(gpu, shape, engine, batch=1, q_len=tokens, kv_len=max(tokens, context), ranks=ranks).seconds
+
+    weight_bytes = shape.weights * ELEMENT_BYTES[engine.dtype]
+    weights_s = weight_bytes / ranks / gpu.dram_stream_bytes_per_s
+    room_bytes = _MEMORY_SHARE * gpu.device.dram_capacity_bytes * ranks - weight_bytes
+    room = room_bytes / cache_bytes_per_token(shape, engine.kv_dtype)
+    waiting, running, now_s = list(requests), [], 0.0
+    while waiting or running:
+        if not running and waiting[0].arrival_s > now_s:
+            now_s = waiting[0].arrival_s
+        held = sum(r.prompt + r.generated for r in running)
+        while waiting and waiting[0].arrival_s <= now_s and len(running) < _MOST_SEQUENCES and (
+                not running or held + waiting[0].prompt <= room):
+            held += waiting[0].prompt
+            running.append(waiting.pop(0))
+        decoding = [r for r in running if r.prefilled >= r.prompt]
+        budget, chunk, context, prompting = _TOKEN_BUDGET - len(decoding), 0, 0, []
+        for request in running:
+            if request.prefilled < request.prompt and budget > 0:
+                part = min(budget, request.prompt - request.prefilled)
+                request.prefilled += part
+                budget, chunk, context = budget - part, chunk + part, max(context, request.prefilled)
+                prompting.append(request)
+        now_s += HOST_US_PER_STEP * 1e-6
+        started_s = now_s
+        if decoding:
+            mean = fmean(r.prompt + r.generated for r in decoding)
+            low = int(mean // _CONTEXT_GRID) * _CONTEXT_GRID
+            share = (mean - low) / _CONTEXT_GRID
+            batch = len(decoding)
+            now_s += (1 - share) * decode_s(batch, low) + share * decode_s(batch, low + _CONTEXT_GRID)
+        if chunk:
+            rounded = -(-chunk // 64) * 64
+            decoded_s = now_s - started_s
+            # One pass over the weights serves the chunk and the decoding sequences together.
+            now_s += prefill_s(rounded, max(rounded, context)) - min(decoded_s, weights_s if decoding else 0.0)
+        for request in decoding:
+            request.generated += 1
+        for request in prompting:
+            if request.prefilled >= request.prompt:
+                request.generated, request.first_token_s = 1, now_s
+        for request in [r for r in running if r.generated >= r.output]:
+            request.end_s = now_s
+            running.remove(request)
