@@ -7,7 +7,7 @@ whichever is first. It runs after all ordinary events of its time, so that all r
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -40,7 +40,7 @@ class DramConfig(Config):
     memory: str | Memory                         # a shipped name, a path, or the whole table in place
     stacks: Annotated[int, Field(ge=1, le=1024)] = 1
     address_mapping: str | None = None           # the memory's own when left out
-    controller: ControllerConfig = ControllerConfig()
+    controller: ControllerConfig = ControllerConfig()               # what it leaves out is the memory's own
     on_chip_latency_ps: Annotated[Picoseconds, Field(ge=0)] = 0     # added to every read: controller pipeline, PHY, network
 
     @field_validator("memory")
@@ -57,6 +57,11 @@ class DramConfig(Config):
     def device(self) -> Memory:
         """The memory's table."""
         return load_memory(self.memory) if isinstance(self.memory, str) else self.memory
+
+    @property
+    def control(self) -> ControllerConfig:
+        """The controller's options: those stated here over those of the memory."""
+        return self.controller.over(self.device.controller)
 
     @property
     def channels(self) -> int:
@@ -96,8 +101,8 @@ class DramSystem:
         except MappingError as error:
             raise ConfigError(str(error), key="address_mapping") from None
         organisation = config.device.organisation
-        self.tables = tables_for(config.device.standard, organisation, config.device.ticks, self._map, config.controller)
-        self.channels = Channels(self.tables, config.channels, config.controller.refresh_phases, exact=exact)
+        self.tables = tables_for(config.device.standard, organisation, config.device.ticks, self._map, config.control)
+        self.channels = Channels(self.tables, config.channels, config.control.refresh_phases, exact=exact)
         self._transfers = np.zeros((16, at.X_SIZE), np.int64)
         self._bound = np.zeros(16, np.int64)
         self._free_transfers = list(range(15, -1, -1))
@@ -217,18 +222,24 @@ class DramSystem:
         buses = self.config.channels * organisation.pseudo_channels
         commands = counts["commands"]
         columns = sum(commands.get(name, 0) for name in (device.standard.by_role("read"), device.standard.by_role("write")) if name)
-        refreshes = commands.get(device.standard.by_role("refresh_all") or "", 0)
         seconds = end_ps / PS_PER_S
         moved = self.read_burst_bytes + self.written_burst_bytes
         return {
-            "summary": f"{self.config.stacks} × {device.name}, {self.config.channels} channels, {self.config.controller.scheduler}",
+            "summary": f"{self.config.stacks} × {device.name}, {self.config.channels} channels, {self.config.control.scheduler}",
             **counts,
             "read_burst_bytes": self.read_burst_bytes, "written_burst_bytes": self.written_burst_bytes,
             "achieved_bytes_per_s": moved / seconds if seconds else 0.0, "peak_bytes_per_s": self.peak_bytes_per_s,
             "data_bus_busy_share": columns * ticks["tBL"] / (cycles * buses),
-            "refresh_share": refreshes * ticks.get("tRFC", 0) / (cycles * buses * organisation.ranks),
+"refresh_share": self._refresh_cycles(commands) / (cycles * buses * organisation.ranks),
             "channels": self.config.channels, "channel_classes": self.channels.classes,
         }
+
+    def _refresh_cycles(self, commands: Mapping[str, int]) -> float:
+        """Cycles in refresh of all scopes together; the refresh of one bank counts as that bank's share of its scope."""
+        device = self.config.device
+        ticks, scope_banks = device.ticks, 1 << int(self.tables.params[at.P_SCOPE_SHIFT])
+        whole = commands.get(device.standard.by_role("refresh_all") or "", 0) * ticks.get("tRFC", 0)
+        return whole + commands.get(device.standard.by_role("refresh_bank") or "", 0) * ticks.get("tRFCpb", 0) / scope_banks
 
     def energy_actions(self, end_ps: int) -> dict[str, tuple[int, float]]:
         """Counted actions and the energy of each in picojoules; empty where the memory states no energy."""

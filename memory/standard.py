@@ -19,6 +19,7 @@ from ..sim.errors import ConfigError
 from ..sim.units import Hertz, parse_quantity
 from ..sim.yaml_reader import Document, find_named
 from .energy import EnergyTable
+from .options import ControllerConfig
 
 #: What a command does to the bank state; the scheduler knows roles, never names.
 Role = Literal["activate", "activate_2", "precharge", "precharge_all", "read", "write", "read_precharge", "write_precharge",
@@ -171,6 +172,7 @@ class Memory(Config):
     channels: Annotated[int, Field(ge=1)]        # of one device: a stack, a DIMM's sub-channels, one package
     tick_hz: Annotated[Hertz, Field(gt=0)]
     address_mapping: str
+    controller: ControllerConfig = ControllerConfig()    # what such a memory usually stands behind; a chip may say otherwise
     timing: dict[str, int | str]                 # ticks, or a time with its unit, rounded up to ticks
     energy: EnergyTable | None = None
     source: str
