@@ -78,7 +78,8 @@ def simulate(requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int) ->
     weights_s = weight_bytes / ranks / gpu.dram_stream_bytes_per_s
     room_bytes = _MEMORY_SHARE * gpu.device.dram_capacity_bytes * ranks - weight_bytes
     room = room_bytes / cache_bytes_per_token(shape, engine.kv_dtype)
-    waiting, running, now_s = list(requests), [], 0.0
+    waiting, now_s = list(requests), 0.0
+    running: list[Request] = []
     while waiting or running:
         if not running and waiting[0].arrival_s > now_s:
             now_s = waiting[0].arrival_s
