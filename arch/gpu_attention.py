@@ -61,7 +61,7 @@ def decode_work(
 
     row_tiles = np.ceil(group / _DECODE_ROW_TILE)
     issued = 4.0 * items * row_tiles * _DECODE_ROW_TILE * np.ceil(kv_len / 16.0) * 16.0 * head_dim
-    math_s = issued / (gpu.peak_flops_per_s(dtype) * architecture.prefill_efficiency) * device.sms / active
+    math_s = issued / (_product_flops_per_cycle(gpu, dtype) * active * device.clock_hz)
     block_s = architecture.decode_cta_us * 1e-6 * np.maximum(1.0, blocks / device.sms)
     lone_s = cache_bytes / (np.minimum(blocks, _ITEMS_PER_SM_WANTED * device.sms) * architecture.decode_block_gb_per_s * 1e9)
     core_s = np.maximum(math_s + block_s, lone_s)
@@ -104,8 +104,11 @@ def prefill_work(
     block_s = architecture.prefill_cta_us * 1e-6 * np.maximum(1.0, blocks / device.sms)
     rounds = np.ceil(blocks / device.sms)
     mean_block_s = scores / query_tiles * score_s
-    # Dealt longest first, SMs end at most about half a mean block apart; a single round ends with its longest block.
-    core_s = np.where(rounds <= 1, longest_s, np.maximum(total_s + 0.5 * mean_block_s, longest_s)) + block_s
+    # Unequal blocks, dealt longest first, let SMs end about half a mean block apart; equal ones come in whole rounds, and a
+    # single round ends with its longest block. The causal triangle is the unequal part of a tile's columns.
+    unequal = q_len / kv_len if skips else np.zeros_like(q_len)
+    dealt_s = unequal * (total_s + 0.5 * mean_block_s) + (1.0 - unequal) * rounds * mean_block_s
+    core_s = np.where(rounds <= 1, longest_s, np.maximum(dealt_s, longest_s)) + block_s
 
     touched = element * batch * head_dim * (2.0 * heads * q_len + 2.0 * kv_heads * kv_len)
     kv_reads = element * batch * heads * query_tiles * 2.0 * head_dim * scores / (tile_rows * query_tiles)
@@ -133,12 +136,18 @@ def _choose(condition: NDArray[np.bool_], yes: KernelWork, no: KernelWork) -> Ke
 def _score_seconds(gpu: Gpu, head_dim: Array, dtype: str) -> Array:
     """Seconds an SM takes for one score at full clock: two products of head_dim MACs, one exponential, its fp32 work."""
     architecture, device = gpu.architecture, gpu.device
-    matmul_cycles = 4.0 * head_dim / (gpu.flops_per_cycle_per_sm(dtype) * architecture.prefill_efficiency)
+    matmul_cycles = 4.0 * head_dim / _product_flops_per_cycle(gpu, dtype)
     lanes = device.fp32_flops_per_cycle_per_sm / 2.0
     softmax_cycles = np.full_like(matmul_cycles, 1.0 / EXPS_PER_CYCLE_PER_SM + FP32_OPS_PER_SCORE / lanes)
     longer, shorter = np.maximum(matmul_cycles, softmax_cycles), np.minimum(matmul_cycles, softmax_cycles)
     result: Array = (longer + (1.0 - architecture.softmax_overlap) * shorter) / device.clock_hz
     return result
+
+
+def _product_flops_per_cycle(gpu: Gpu, dtype: str) -> float:
+    """Rate of the two products: the matrix pipe and the instructions around it (fragment loads, address work) take turns. A
+    board with half of the pipe's rate therefore loses less to them (RTX 4090 against RTX PRO 6000: one constant fits both)."""
+    return 1.0 / (1.0 / gpu.flops_per_cycle_per_sm(dtype) + 1.0 / gpu.architecture.prefill_issue_flops_per_cycle)
 
 
 def _kv_columns(q_len: Array, kv_len: Array, query_tiles: Array, skips: bool) -> Array:

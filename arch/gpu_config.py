@@ -76,7 +76,7 @@ class GpuArchitecture(Config):
     splits_mha_cache: bool = True           # whether the cache is split when heads do not share K and V (a fact)
     prefill_launch_us: Positive
     prefill_cta_us: NotNegative             # one query tile: set-up, first loads, normalisation, store
-    prefill_efficiency: Share               # issue rate of the two products over the pipe's peak
+    prefill_issue_flops_per_cycle: Positive # products per SM cycle if the matrix pipe were free: instructions around them
     softmax_overlap: Annotated[float, Field(ge=0, le=1)]    # share of the shorter of products and softmax that is hidden
     # --- calibrated: vector kernels ---
     vector_launch_us: Positive

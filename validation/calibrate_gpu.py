@@ -104,7 +104,7 @@ PARAMETERS = (
     Parameter("decode_block_gb_per_s", None, ("attention_decode",)),
     Parameter("prefill_launch_us", None, ("attention_prefill",)),
     Parameter("prefill_cta_us", None, ("attention_prefill",)),
-    Parameter("prefill_efficiency", None, ("attention_prefill",), (), 0.3, high=1.0),
+    Parameter("prefill_issue_flops_per_cycle", None, ("attention_prefill",), (), 0.3, high=1e6),
     Parameter("softmax_overlap", None, ("attention_prefill",), (), 0.5, low=0.02, high=1.0),
     Parameter("vector_launch_us", None, _VECTOR),
     Parameter("vector_stream", None, _VECTOR, (), 0.15, high=1.0),
