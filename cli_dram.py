@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--channels", type=int, metavar="N", help="channels (default: those of one device)")
     parser.add_argument("--mapping", metavar="FIELDS", help="address mapping, such as RoBaBgCoCh (default: the memory's)")
-    parser.add_argument("--controller", default="ramulator", metavar="PRESET", help="ramulator (default) or dramsim3")
+    parser.add_argument("--controller", metavar="PRESET", help="ramulator or dramsim3 (default: the one the memory states)")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="key=value",
                         help="change the controller, such as read_queue=64; may be repeated")
     parser.add_argument("--curve", action="store_true", help="a bandwidth-latency curve instead of one run (with --pattern)")
@@ -70,19 +70,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.channels is not None and not 1 <= arguments.channels <= 1024:
         raise ConfigError(f"{arguments.channels} channels cannot be simulated", key="--channels", mend="give 1 to 1024")
     memory = load_memory(arguments.memory)
-    controller = _controller(arguments)
+    controller = _controller(arguments, memory)
     return _curve(arguments, memory, controller) if arguments.curve else _one(arguments, memory, controller)
 
 
-def _controller(arguments: argparse.Namespace) -> ControllerConfig:
+def _controller(arguments: argparse.Namespace, memory: Memory) -> ControllerConfig:
     from .memory.controller import PRESETS, ControllerConfig
     from .sim import config as config_reader
     from .sim.yaml_reader import Document, set_value
 
-    if arguments.controller not in PRESETS:
+    if arguments.controller is not None and arguments.controller not in PRESETS:
         raise ConfigError(f"{arguments.controller!r} is no controller preset", key="--controller", value=arguments.controller,
                           allowed=tuple(PRESETS))
-    document = Document(PRESETS[arguments.controller].model_dump())
+    base = PRESETS[arguments.controller] if arguments.controller is not None else memory.controller
+    document = Document(base.model_dump())
     for assignment in arguments.sets:
         set_value(document, assignment)
     return config_reader.from_document(ControllerConfig, document)

@@ -119,10 +119,12 @@ def serve(
 ) -> DramRun:
     """Serve *requests* with *channels* channels of *memory* (all of one device when left out), to the last data beat.
 
+    Without a *controller* it is the one that the memory usually stands behind.
+
     Each channel takes its requests in order, one a tick at most, as its queues have room; a channel that is full does not hold
     the others up. Channels start together and are independent. The first *log_commands* commands of channel 0 are kept.
     """
-    controller = controller or ControllerConfig()
+    controller = controller or memory.controller
     count = memory.channels if channels is None else channels
     mapped = address_map(memory, mapping, count)
     _check_addresses(requests, memory, count)

@@ -36,7 +36,7 @@ class MessPoint:
     probes: int
 
 
-@njit(cache=True)
+@njit                                                   # not cached: it holds the compiled kernel, which may change under it
 def _drive(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, stream: Int64Array, is_write: Int64Array, probe: Int64Array, nop: int, until: int,
