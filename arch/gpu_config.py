@@ -109,6 +109,7 @@ class GpuLibrary(Config):
     bytes_per_cycle_per_sm: dict[str, Positive] = Field(default_factory=dict)   # issue-bound operators
     passes: dict[str, Positive] = Field(default_factory=dict)     # traffic of an operator over its fused least
     kernels: dict[str, Positive] = Field(default_factory=dict)    # launches of an operator, where it is not one
+    host_gap_us: NotNegative = 0.0          # eager calls: part of the host's launch that event timing does not hide
     sources: tuple[str, ...]
 
 

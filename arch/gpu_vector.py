@@ -57,7 +57,7 @@ def vector_work(
     core_s = np.maximum(moved / (gpu.l2_bytes_per_s * architecture.vector_l2_share), lanes_s)
     if op in library.bytes_per_cycle_per_sm:
         core_s = np.maximum(core_s, _issue_seconds(gpu, m, least_bytes, library.bytes_per_cycle_per_sm[op]))
-    launch_s = np.full_like(m, kernels * architecture.vector_launch_us * 1e-6)
+    launch_s = np.full_like(m, (kernels * architecture.vector_launch_us + library.host_gap_us) * 1e-6)
     return KernelWork(launch_s, core_s, dram_s, flops, flops, dram_bytes, moved, "fp32")
 
 
