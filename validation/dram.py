@@ -16,10 +16,13 @@ from ..memory import layout as at
 from ..memory.address import parse_mapping
 from ..memory.controller import PRESETS, ControllerConfig, Replay, replay, tables_for
 from ..sim import yaml_reader
+from ..sim.errors import ConfigError
 from .contract import Row, ValidationResult, compare, skip, summarise
 from .dram_configs import ReferenceDevice, read_device
+from .dram_energy import energy_rows
 from .dram_traces import MAPPING, Geometry, make_trace
 
+SHIPPED = Path(__file__).parent / "data" / "dram"
 MUST_HAVE = ("peer", "config", "kind", "n", "seed", "last_data_cycle")
 TOLERANCES_PCT: dict[str, float | None] = {
     "timing": 0.5, "random": 2.5, "scheduler": 5.0, "counts": 1.0, "latency": 5.0, "energy": 5.0, "trace": 10.0,
@@ -70,6 +73,15 @@ class Reference:
                       run_on=run_on)
 
 
+def validate(reference: Path | None = None) -> ValidationResult:
+    """Compare with the shipped tables, or with the results at *reference* (a file or a folder)."""
+    result = validate_dram(SHIPPED if reference is None else reference)
+    if not result.rows:
+        raise ConfigError("no DRAM results here", file=str(reference), allowed=MUST_HAVE,
+                          mend="a table is a CSV file with these columns, and configs.yaml beside it")
+    return result
+
+
 def validate_dram(path: Path, progress: Callable[[str], None] | None = None) -> ValidationResult:
     """Compare with every ``results.csv``-like file in or at *path* (recognised by its columns)."""
     rows: list[Row] = []
@@ -112,6 +124,7 @@ def _compare_line(reference: Reference, line: Mapping[str, str]) -> Iterator[Row
     latency, load = _number(line.get("avg_read_latency_cycles")), _load(reference, peer, config, kind)
     if latency and load is not None and load <= _LOW_LOAD:
         yield compare(f"{case}/avg_read_latency_cycles", "latency", latency, got.average_read_latency, 5.0)
+    yield from energy_rows(reference.entry(peer, config), line, case, got, _run_on(line))
 
 
 def _run_on(line: Mapping[str, str]) -> int:
