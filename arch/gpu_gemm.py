@@ -55,8 +55,8 @@ def menu(gpu: Gpu, dtype: str) -> Menu:
     architecture = gpu.architecture
     tiles = architecture.tiles if gpu.runs_on_tensor_cores(dtype) else architecture.simt_tiles
     tiles = architecture.tiles_by_dtype.get(dtype, tiles)
-    splits = SPLITS if gpu.runs_on_tensor_cores(dtype) else SIMT_SPLITS
-    splits = (1,) if dtype in architecture.no_split_k else splits
+    offered: tuple[int, ...] = SPLITS if gpu.runs_on_tensor_cores(dtype) else SIMT_SPLITS
+    splits = (1,) if dtype in architecture.no_split_k else offered
     entries = np.array([(tm, tn, s) for tm, tn in tiles for s in splits], dtype=float)
     return Menu(entries[:, 0], entries[:, 1], entries[:, 2])
 

@@ -17,8 +17,8 @@ from .gpu_rows import RawRow, number
 
 LLMCOMPASS_COLUMNS = {"device", "dtype", "op", "batch", "M", "N", "K", "bytes", "measured_s"}
 TOLERANCE_PCT = {"matmul": 10.0, "softmax": 9.0, "layernorm": 8.0, "allreduce": 20.0, "gpt3_layer": 8.0}
-#: Host part of each operator beyond the library's own `host_gap_us`, µs: the constant that lowers the mean error of its shared rows most. Small shapes show it bare:
-#: a LayerNorm of 4096 × 32 takes 53 µs, of which the kernel is 2.5.
+#: Host part of each operator beyond the library's own `host_gap_us`, µs: the constant that lowers the mean error of its
+#: shared rows most. Small shapes show it bare: a LayerNorm of 4096 × 32 takes 53 µs, of which the kernel is 2.5.
 HOST_US = {
     "A100": {"matmul": 25.5, "softmax": 0.0, "layernorm": 36.5, "gelu": 33.0, "allreduce": 0.0},
     "MI210": {"matmul": 10.0, "softmax": 10.5, "layernorm": 27.5, "gelu": 7.5, "allreduce": 0.0},

@@ -2,7 +2,7 @@
 
 import pytest
 from tilesim.arch.gpu_config import find_gpu
-from tilesim.arch.gpu_gemm import gemm, menu
+from tilesim.arch.gpu_gemm import SIMT_SPLITS, gemm, menu
 
 
 def seconds(*args, gpu="a100-sxm-80gb", **kwargs):
@@ -52,4 +52,4 @@ def test_eight_bit_formats_pay_for_the_quantising_kernel():
 
 
 def test_a_board_without_tensor_cores_takes_the_simt_menu():
-    assert menu(find_gpu("p4"), "fp32").split.max() == 1
+    assert menu(find_gpu("p4"), "fp32").split.max() == max(SIMT_SPLITS)

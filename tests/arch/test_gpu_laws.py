@@ -63,9 +63,9 @@ def test_no_expert_layer_beats_its_roofline(gpu, tokens, experts, top_k):
 
 
 @settings(max_examples=60, deadline=None)
-@given(gpu=boards, m=st.integers(1, 5000), n=st.integers(1, 5000), k=st.integers(64, 20_000), factor=st.integers(2, 4))
+@given(gpu=boards, m=st.integers(1, 5000), n=st.integers(1, 5000), k=st.integers(2048, 20_000), factor=st.integers(2, 4))
 def test_a_gemm_that_is_whole_times_larger_takes_no_less_time(gpu, m, n, k, factor):
-    """Stated quantisation: sizes that are multiples of each other. Between them a padded tile may fit better or worse by 5 %."""
+    """Stated quantisation: multiples of a size, 5 % for padded tiles, and k long enough that every split is offered for both."""
     base = seconds(gpu_gemm.gemm(gpu, m, n, k))
     for larger in ((factor * m, n, k), (m, factor * n, k), (m, n, factor * k)):
         assert seconds(gpu_gemm.gemm(gpu, *larger)) >= 0.95 * base
