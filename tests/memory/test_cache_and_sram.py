@@ -58,7 +58,8 @@ def test_the_compiled_kernel_equals_its_source(seed: int, ways: int, hashed: boo
     for kernel in (touch, touch.py_func):
         state = [np.full((8, ways), -1, np.int64), *(np.zeros((8, ways), np.int64) for _ in range(3)), np.zeros(1, np.int64)]
         kind, below = np.zeros(300, np.int8), np.zeros((1500, 3), np.int64)
-        count = kernel(*state, sector, write, 4, hashed, kind, below)
+        line, used, valid, dirty, clock = state
+        count = kernel(line, used, valid, dirty, clock, sector, write, 4, hashed, kind, below)
         results.append((kind.tolist(), below[:count].tolist(), [part.tolist() for part in state]))
     assert results[0] == results[1]
 

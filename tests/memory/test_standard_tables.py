@@ -117,8 +117,8 @@ def test_rules_give_the_public_constraint_table(entry: dict[str, Any]) -> None:
             for before in befores:
                 first, second = (ROLES.get(entry["commands"][i]) for i in (after, before))
                 if first in roles and second in roles:
-                    key = (LEVELS[entry["levels"][level]], first, second, more[0] if more else 1, len(more) > 1 and bool(more[1]))
-                    theirs[key] = max(theirs.get(key, -1 << 30), wait)
+                    place = (LEVELS[entry["levels"][level]], first, second, more[0] if more else 1, len(more) > 1 and bool(more[1]))
+                    theirs[place] = max(theirs.get(place, -1 << 30), wait)
     # A rule of every stack id says nothing that the pseudo-channel's does not, unless it is longer.
     missing = {key: wait for key, wait in theirs.items() if ours.get(key) != wait
                and not (key[0] == "stack_id" and ours.get(("pseudo_channel", *key[1:]), -1) >= wait)}

@@ -12,9 +12,9 @@ from tilesim.memory.standard import load_memory
 from tilesim.memory.verdict import ADVICE, Verdict, judge
 
 
-def verdict(name: str, pattern: str, count: int = 3000, mapping: str | None = None, queue: int = 64, **more: float) -> Verdict:
+def verdict(name: str, pattern: str, count: int = 3000, mapping: str | None = None, queue: int = 64, **more: Any) -> Verdict:
     memory = load_memory(name)
-    requests = make_requests(pattern, count, burst_bytes=memory.organisation.bytes_per_burst,  # type: ignore[arg-type]
+    requests = make_requests(pattern, count, burst_bytes=memory.organisation.bytes_per_burst,
                              capacity_bytes=memory.organisation.channel_bytes, **more)
     return judge(serve(memory, requests, ControllerConfig(read_queue=queue), channels=1, mapping=mapping, log_commands=30_000))
 
