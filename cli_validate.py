@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             results.append(_validate(suite, reference, plots))
         except ConfigError as error:
-            if arguments.suite != "all" or "no " not in error.message or reference is None:
+            if arguments.suite != "all" or reference is None or not error.message.startswith("no "):
                 raise
             print(f"{suite}: skipped, {error.message}", file=sys.stderr)     # its tables are not at the reference
     if arguments.json is not None:

@@ -1,4 +1,4 @@
-"""The suites `mess` and `energy`: a sample of the published points, every anchor, bad tables refused."""
+"""The suites `mess`, `energy` and the shipped part of `dram`: a sample of the published points, every anchor, bad tables refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tilesim.memory.standard import load_memory
 from tilesim.sim.errors import ConfigError
-from tilesim.validation import energy, mess
+from tilesim.validation import dram, energy, mess
 from tilesim.validation.mess_traffic import mess_point
 
 SHARED = Path(__file__).parents[3] / "shared" / "reference"
@@ -75,6 +75,13 @@ def test_shared_anchors_are_the_shipped_ones() -> None:
         pytest.skip("the larger reference tables are not here")
     shared, own = energy.validate(SHARED / "energy"), energy.validate()
     assert [(row.case, row.got) for row in shared.rows] == [(row.case, row.got) for row in own.rows]
+
+
+@pytest.mark.published
+def test_the_shipped_dram_table_holds_energies_included() -> None:
+    result = dram.validate()
+    assert {group.group for group in result.summary} >= {"timing", "random", "scheduler", "counts", "latency", "energy"}
+    assert [row.case for row in result.rows if not row.within] == []
 
 
 @pytest.mark.parametrize("text", [
