@@ -1,4 +1,4 @@
-"""The suites `mess`, `energy` and the shipped part of `dram`: a sample of the published points, every anchor, bad tables refused."""
+"""The suites `mess`, `energy` and the shipped part of `dram`: published points, every anchor, bad tables refused."""
 
 from __future__ import annotations
 
