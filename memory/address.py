@@ -2,8 +2,8 @@
 
 A mapping is a string of fields from the most to the least significant, Ramulator style: ``RoBaBgRaSidPcCoCh``. A field may
 stand twice with a width (``Co3`` = three bits of the column at that place); without one it takes the bits that are left.
-``^Ba`` or ``^Bg`` (appended after ``/``) permutes those bits with low row bits (permutation-based interleaving: Zhang, Zhu and Zhang,
-MICRO 2000), which spreads rows that would collide in one bank.
+``^Ba`` or ``^Bg`` (appended after ``/``) permutes those bits with low row bits (permutation-based interleaving: Zhang, Zhu and
+Zhang, MICRO 2000), which spreads rows that would collide in one bank.
 """
 
 from __future__ import annotations

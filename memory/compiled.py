@@ -19,7 +19,8 @@ _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdig
 
 def compiled(function: FunctionT) -> FunctionT:
     """*function* compiled by numba, without the interpreter lock and without reference counts (it allocates nothing)."""
-    dispatcher = njit(cache=True, nogil=True, _nrt=False)(function)
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False, "error_model": "numpy"}
+    dispatcher: Any = njit(**options)(function)
     cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if cache_file is not None:
         cache_file._source_stamp = _STAMP

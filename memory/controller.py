@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..sim.errors import ConfigError
 from . import layout as at
 from .address import AddressMap
 from .kernel import advance
@@ -18,8 +19,8 @@ from .tables import Tables, compile_tables
 Int64Array = npt.NDArray[np.int64]
 #: The controllers of two public simulators, by what their sources do (Ramulator 2.1, c5b1c3a; DRAMsim3, 2981759).
 PRESETS: Mapping[str, ControllerConfig] = {
-    "ramulator": ControllerConfig(merge_writes=True),
-    "dramsim3": ControllerConfig(scheduler="banked", merge_writes=True, merge_reads=True),
+    "ramulator": ControllerConfig(merge_writes=True, keep_order=False),
+    "dramsim3": ControllerConfig(scheduler="banked", merge_writes=True, merge_reads=True, keep_order=False),
 }
 
 
@@ -47,12 +48,24 @@ def tables_for(
 ) -> Tables:
     """The kernel's tables for a device, its address mapping and its controller."""
     timing = dict(timing)
+    _check_options(standard, timing, controller)
     if controller.refresh == "none":
         timing["tREFI"] = 0
     elif controller.refresh == "per_bank":
         timing["tREFI"] = timing["tREFIpb"]
     parameters = controller.parameters() | {at.P_DEPENDENT: int(dependent)}
     return compile_tables(standard, organisation, timing, segments=mapping.segments, xors=mapping.xors, controller=parameters)
+
+
+def _check_options(standard: DramStandard, timing: Mapping[str, int], controller: ControllerConfig) -> None:
+    """A ConfigError for a controller that cannot drive this standard."""
+    if controller.scheduler == "banked" and (standard.by_role("activate_2") or controller.refresh == "per_bank"):
+        raise ConfigError(f"the scheduler 'banked' knows neither two-part activates nor refresh by bank; {standard.name} with "
+                          f"refresh {controller.refresh} needs them", key="controller.scheduler", value="banked",
+                          allowed=("fr-fcfs", "fcfs"))
+    if controller.refresh == "per_bank" and (standard.by_role("refresh_bank") is None or "tREFIpb" not in timing):
+        raise ConfigError(f"{standard.name} has no refresh by bank (a command of that role and the timing tREFIpb)",
+                          key="controller.refresh", value="per_bank", allowed=("all_bank", "none"))
 
 
 def descriptors(start: Int64Array, count: Int64Array, tick: Int64Array, write: npt.NDArray[np.bool_], transfer: int) -> Int64Array:

@@ -199,7 +199,8 @@ class DramSystem:
         """An event after all ordinary ones of its time."""
         event = self.env.event()
         event._ok, event._value = True, None
-        self.env.schedule(event, priority=AFTER_ALL, delay=delay_ps)
+        schedule: Any = self.env.schedule                   # SimPy's stubs know only its own two priorities
+        schedule(event, priority=AFTER_ALL, delay=delay_ps)
         return event
 
     # -- what it did -------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def column_ready(s: Int64Array, p: Int64Array, command: int, bank: int, column_f
     """The first cycle at which the column *command* may go to *bank*."""
     at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
              s[p[P_O_BANK_READY] + command * p[P_BANKS] + bank], column_from)
-    return at | p[P_ALIGN_COLUMN]
+    return int(at | p[P_ALIGN_COLUMN])
 
 
 @compiled
@@ -55,7 +55,7 @@ def row_ready(s: Int64Array, p: Int64Array, command: int, bank: int, row_from: i
     """The first cycle at which the row *command* may go to *bank*; precharges need no rising edge."""
     at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
              s[p[P_O_BANK_READY] + command * p[P_BANKS] + bank], row_from)
-    return at if command == p[P_PRE] else at | p[P_ALIGN_ROW]
+    return int(at if command == p[P_PRE] else at | p[P_ALIGN_ROW])
 
 
 @compiled
@@ -292,7 +292,7 @@ def run_ready(
             if arrival != event:
                 push_refreshes(s, p)
                 continue
-            slot = admit(s, p, segments, desc, transfers, event)
+            slot = admit(s, p, desc, transfers, event)
             arrival = next_arrival(s, p, segments, desc)
             if stop and s[S_FINISHED] > 0:
                 return

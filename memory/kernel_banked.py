@@ -44,7 +44,7 @@ def run_banked(
         if soonest > now:
             now = soonest
         if arrival <= now:
-            admit_banked(s, p, segments, desc, transfers, now)
+            admit_banked(s, p, desc, transfers, now)
             may_move = True
         if s[S_NEXT_REFRESH] <= now:
             push_refreshes(s, p)
@@ -82,7 +82,8 @@ def next_command(s: Int64Array, p: Int64Array, now: int) -> tuple[int, int, int,
                 if at < best:
                     best, best_bank, best_command = at, bank, precharge
         if best_bank < 0:
-            best, best_bank, best_command = max(s[p[P_O_SCOPE_READY] + p[P_REFAB] * p[P_SCOPES] + scope], now), low, p[P_REFAB]
+            best = max(s[p[P_O_SCOPE_READY] + p[P_REFAB] * p[P_SCOPES] + scope], now) | p[P_ALIGN_ROW]
+            best_bank, best_command = low, p[P_REFAB]
         return best, best_bank, best_command, -1
     head, hit_read, hit_write = p[P_O_QUEUE], p[P_O_QUEUE] + 2 * banks, p[P_O_QUEUE] + 3 * banks
     for turn in range(banks):
@@ -93,7 +94,7 @@ def next_command(s: Int64Array, p: Int64Array, now: int) -> tuple[int, int, int,
         group = bank >> group_shift
         row = s[p[P_O_OPEN_ROW] + bank]
         if row < 0:
-            at = max(s[group_ready + activate * groups + group], s[bank_ready + activate * banks + bank], now)
+            at = max(s[group_ready + activate * groups + group], s[bank_ready + activate * banks + bank], now) | p[P_ALIGN_ROW]
             if at < best:
                 best, best_bank, best_command, best_slot = at, bank, activate, slot
             continue
@@ -105,9 +106,9 @@ def next_command(s: Int64Array, p: Int64Array, now: int) -> tuple[int, int, int,
                 best, best_bank, best_command, best_slot = at, bank, precharge, slot
         read_at, write_at = NEVER, NEVER
         if wanted_read >= 0:
-            read_at = max(s[group_ready + read * groups + group], s[bank_ready + read * banks + bank], now)
+            read_at = max(s[group_ready + read * groups + group], s[bank_ready + read * banks + bank], now) | p[P_ALIGN_COLUMN]
         if wanted_write >= 0:
-            write_at = max(s[group_ready + write * groups + group], s[bank_ready + write * banks + bank], now)
+            write_at = max(s[group_ready + write * groups + group], s[bank_ready + write * banks + bank], now) | p[P_ALIGN_COLUMN]
         if read_at < write_at or (read_at == write_at and wanted_read >= 0 and s[p[P_O_SLOT_AGE] + wanted_read]
                                   < s[p[P_O_SLOT_AGE] + wanted_write]):
             if read_at < best:
@@ -163,7 +164,7 @@ def issue(
             s[S_FREE] += 1
             twin = after
     _find_hits(s, p, bank)
-    return command == p[P_RD] or command == p[P_WR]
+    return bool(command == p[P_RD] or command == p[P_WR])
 
 
 @compiled
@@ -205,9 +206,9 @@ def move_request(s: Int64Array, p: Int64Array) -> bool:
     """Move the oldest request of the queue in turn whose bank has room; gives whether one moved."""
     banks = p[P_BANKS]
     if s[S_DRAINING] == 0:
-        exhausted = s[S_DESC_HEAD] == s[S_DESC_TAIL] and s[S_READS] == 0
+        exhausted = (s[S_DESC_HEAD] == s[S_DESC_TAIL] or s[S_HEAD_FREE] == 0) and s[S_READS] == 0
         idle = s[S_BANK_QUEUED] == 0
-        # Where nothing more is coming the last writes go as well; the original leaves them for ever.
+        # Where nothing more comes (or what comes waits for them) the last writes go as well; the original leaves them for ever.
         if s[S_WRITES] >= p[P_WRITE_DEPTH] or (idle and (s[S_WRITES] > p[P_DRAIN_IDLE] or (exhausted and s[S_WRITES] > 0))):
             s[S_DRAINING] = s[S_WRITES]
     queue = 1 if s[S_DRAINING] > 0 else 0
@@ -259,9 +260,9 @@ def pending(s: Int64Array, p: Int64Array, bank: int, row: int, column: int, writ
 
 
 @compiled
-def admit_banked(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> None:
+def admit_banked(s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> None:
     """Take the next request: into its queue, or beside a request to the same address that has not gone out yet."""
-    slot = admit(s, p, segments, desc, transfers, now)
+    slot = admit(s, p, desc, transfers, now)
     if slot < 0:
         return
     s[p[P_O_TWIN] + slot] = -1

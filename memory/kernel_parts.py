@@ -107,34 +107,60 @@ def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64
     if d == s[S_DESC_TAIL]:
         return NEVER
     write = desc[d, D_WRITE]
-    if s[S_READS + write] >= p[P_READ_DEPTH + write] and not _head_merges(s, p, segments, desc, d):
+    if s[S_HEAD_CHECKED] != s[S_TAKEN]:
+        bank, row, column = decode(p, segments, desc[d, D_START] + s[S_DESC_POS])
+        s[S_HEAD_BANK], s[S_HEAD_ROW], s[S_HEAD_COLUMN] = bank, row, column
+        s[S_HEAD_CHECKED] = s[S_TAKEN]
+        s[S_HEAD_FREE] = 1 - p[P_KEEP_ORDER]
+    opposite = s[S_WRITES - write]
+    if s[S_HEAD_FREE] == 0 and opposite + s[S_ACTIVES] + s[S_BANK_QUEUED] > 0 and _head_conflicts(s, p, write):
+        return NEVER
+    if s[S_READS + write] >= p[P_READ_DEPTH + write] and (p[P_MERGE] == 0 or head_merges(s, p) < 0):
         return NEVER
     at = max(desc[d, D_TICK], s[S_LAST_ADMIT] + 1, s[S_READ_ROOM + write])
     if p[P_DEPENDENT]:
         at = max(at, s[S_CHAIN_READY])
-    return at
+    return int(at)
 
 
 @compiled
-def waiting_write(s: Int64Array, p: Int64Array, bank: int, row: int, column: int) -> int:
-    """The slot of a write to that place that still waits in its queue, or -1."""
-    slot = s[p[P_O_HEAD] + p[P_BANKS] + bank]
+def waiting(s: Int64Array, p: Int64Array, queue: int, bank: int, row: int, column: int) -> int:
+    """The slot of a request to that place that waits in *queue*, or -1."""
+    slot = s[p[P_O_HEAD] + queue * p[P_BANKS] + bank]
     while slot >= 0 and (s[p[P_O_SLOT_ROW] + slot] != row or s[p[P_O_SLOT_COL] + slot] != column):
         slot = s[p[P_O_NEXT] + slot]
     return int(slot)
 
 
 @compiled
-def _head_merges(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, d: int) -> bool:
-    """Whether a waiting write serves the request at the head, which then needs no room in its queue."""
-    if p[P_MERGE] == 0 or s[S_WRITES] == 0:
-        return False
-    if s[S_HEAD_CHECKED] != s[S_TAKEN] or s[S_HEAD_SLOT] >= 0:
-        # A waiting write may leave, but none can come before the head: "no" stays "no".
-        bank, row, column = decode(p, segments, desc[d, D_START] + s[S_DESC_POS])
-        s[S_HEAD_SLOT] = waiting_write(s, p, bank, row, column)
-        s[S_HEAD_CHECKED] = s[S_TAKEN]
-    return bool(s[S_HEAD_SLOT] >= 0)
+def head_merges(s: Int64Array, p: Int64Array) -> int:
+    """The waiting write that serves the request at the head (which then needs no room in its queue), or -1."""
+    if s[S_WRITES] == 0:
+        return -1
+    return waiting(s, p, 1, s[S_HEAD_BANK], s[S_HEAD_ROW], s[S_HEAD_COLUMN])
+
+
+@compiled
+def _head_conflicts(s: Int64Array, p: Int64Array, write: int) -> bool:
+    """Whether an earlier request to the head's address must go out before it may be seen: read after write, write after read."""
+    bank, row, column = s[S_HEAD_BANK], s[S_HEAD_ROW], s[S_HEAD_COLUMN]
+    slot = s[p[P_O_ACTIVE] + bank]
+    if (slot >= 0 and s[p[P_O_SLOT_WRITE] + slot] != write and s[p[P_O_SLOT_COL] + slot] == column
+            and s[p[P_O_SLOT_ROW] + slot] == row):
+        return True
+    split = s[S_SPLIT_BANK] == bank
+    if split and s[p[P_O_SLOT_ROW] + s[S_SPLIT_SLOT]] == row:
+        return True
+    if (write or p[P_MERGE] == 0) and waiting(s, p, 1 - write, bank, row, column) >= 0:
+        return True
+    if p[P_SCHEDULER] == SCHED_BANKED:
+        slot = s[p[P_O_QUEUE] + bank]
+        while slot >= 0:
+            if s[p[P_O_SLOT_WRITE] + slot] != write and s[p[P_O_SLOT_ROW] + slot] == row and s[p[P_O_SLOT_COL] + slot] == column:
+                return True
+            slot = s[p[P_O_NEXT] + slot]
+    s[S_HEAD_FREE] = 1                                  # later requests stay behind the head: it remains free
+    return False
 
 
 @compiled
@@ -155,13 +181,13 @@ def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, i
 
 
 @compiled
-def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> int:
+def admit(s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> int:
     """Take the next request into its queue; gives its slot, or -1 when a waiting write already serves it."""
     d = s[S_DESC_HEAD]
     write = desc[d, D_WRITE]
-    bank, row, column = decode(p, segments, desc[d, D_START] + s[S_DESC_POS])
+    bank, row, column = s[S_HEAD_BANK], s[S_HEAD_ROW], s[S_HEAD_COLUMN]
     s[S_LAST_ADMIT] = now
-    merged = p[P_MERGE] and s[S_WRITES] > 0 and waiting_write(s, p, bank, row, column) >= 0
+    merged = p[P_MERGE] and head_merges(s, p) >= 0
     if not merged and s[S_READS + write] >= p[P_READ_DEPTH + write]:
         return -1                                       # the write that would have served it has left meanwhile
     s[S_TAKEN] += 1
@@ -203,7 +229,7 @@ def admit(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array, 
             s[p[P_O_HIT] + at] = slot
     elif s[p[P_O_MISS] + at] < 0:
         set_miss(s, p, at, slot)
-    return slot
+    return int(slot)
 
 
 @compiled

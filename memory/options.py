@@ -27,6 +27,7 @@ class ControllerConfig(Config):
     write_low_watermark: Annotated[float, Field(ge=0, lt=1)] = 0.2
     merge_writes: bool = False                           # requests to an address whose write still waits need no burst
     merge_reads: bool = False
+    keep_order: bool = True                              # a request waits for earlier ones to its address where either writes
     refresh: Literal["all_bank", "per_bank", "none"] = "all_bank"
     refresh_postponed_max: Annotated[int, Field(ge=0, le=32)] = 0
     refresh_blocks_channel: bool = True                  # a due refresh stops all banks of the channel, not only its own
@@ -48,6 +49,7 @@ class ControllerConfig(Config):
             at.P_DRAIN_OFF: int(np.ceil(low)) - 1,
             at.P_HIT_FIRST: self.row_hits_first, at.P_HIT_CAP: self.row_hit_cap, at.P_PAGE_TIMEOUT: timeout,
             at.P_MERGE: self.merge_writes, at.P_MERGE_READS: self.merge_reads,
+            at.P_KEEP_ORDER: self.keep_order,
             at.P_POSTPONE: self.refresh_postponed_max, at.P_REFRESH_BLOCKS: self.refresh_blocks_channel,
             at.P_PER_BANK: self.refresh == "per_bank",
             at.P_BANK_DEPTH: self.bank_queue if self.scheduler == "banked" else 1,

@@ -60,7 +60,7 @@ class Tables:
         state[p[at.P_O_NEVER]] = at.NEVER
         state[at.S_NEXT_REFRESH] = p[at.P_REFI] if p[at.P_REFI] > 0 else at.NEVER
         state[at.S_SPLIT_BANK] = -1
-        state[at.S_LAST_ADMIT] = -1
+        state[at.S_LAST_ADMIT] = state[at.S_HEAD_CHECKED] = -1
         return np.tile(state, (channels, 1))
 
 

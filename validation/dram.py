@@ -1,7 +1,7 @@
 """The DRAM suite: our controllers against two public simulators on small, fully given cases.
 
-``validate_dram`` reads a ``results.csv`` with its ``configs.yaml`` (and ``cmdtrace/``) beside it. Timing, organisation and the trace
-recipe come from there; the preset named by the peer decides how requests become commands.
+``validate_dram`` reads a ``results.csv`` with its ``configs.yaml`` (and ``cmdtrace/``) beside it. Timing, organisation and
+the names of traces come from there; the preset named by the peer decides how requests become commands.
 """
 
 from __future__ import annotations

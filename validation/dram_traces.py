@@ -65,7 +65,9 @@ def _below(draw: npt.NDArray[np.uint64], n: int) -> Int64Array:
     return np.asarray((draw * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
 
 
-def _pack(g: Geometry, pc: Int64Array, sid: Int64Array, bg: Int64Array, ba: Int64Array, row: Int64Array, col: Int64Array) -> Int64Array:
+def _pack(
+    g: Geometry, pc: Int64Array, sid: Int64Array, bg: Int64Array, ba: Int64Array, row: Int64Array, col: Int64Array,
+) -> Int64Array:
     return ((((row * g.banks + ba) * g.bank_groups + bg) * g.stack_ids + sid) * g.pseudo_channels + pc) * g.columns + col
 
 

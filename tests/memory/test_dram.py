@@ -1,0 +1,140 @@
+"""The co-simulated DRAM: closed forms of latency and rate, conservation, channel classes equal to the exact run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilesim.memory.dram import DramConfig, DramSystem
+from tilesim.memory.options import ControllerConfig
+from tilesim.memory.standard import load_memory
+
+QUIET = ControllerConfig(refresh="none")
+
+
+def config(memory: str = "hbm3-6400", **more: Any) -> DramConfig:
+    return DramConfig(type="dram", memory=memory, **more)
+
+
+Jobs = list[tuple[int, list[tuple[int, int]], bool]]
+
+
+def run(dram_config: DramConfig, jobs: Jobs, *, exact: bool = False) -> tuple[list[int], DramSystem]:
+    """End times of transfers (start, ranges, write) that are submitted at their start."""
+    env = simpy.Environment()
+    dram = DramSystem(env, dram_config, exact=exact)
+    ends = [0] * len(jobs)
+
+    def job(index: int, start_ps: int, ranges: list[tuple[int, int]], write: bool) -> Generator[simpy.Event, Any, None]:
+        yield env.timeout(start_ps)
+        yield dram.transfer(ranges, write)
+        ends[index] = env.now
+
+    for index, (start_ps, ranges, write) in enumerate(jobs):
+        env.process(job(index, start_ps, ranges, write))
+    env.run()
+    return ends, dram
+
+
+@pytest.mark.parametrize(("memory", "activate_to_read"), [("ddr4-2400", "tRCD"), ("hbm3-6400", "tRCDRD")])
+def test_idle_read_takes_trcd_cl_and_burst(memory: str, activate_to_read: str) -> None:
+    """Plus the stated on-chip part; HBM3's two command edges wait for the next rising one (one tick each)."""
+    device = load_memory(memory)
+    ticks, half = device.ticks, device.standard.half_clock_ticks
+    first = 1 if half else 0                                # the first rising edge
+    column = first + ticks[activate_to_read] + (2 if half else 0)
+    ends, _ = run(config(memory, on_chip_latency_ps=60_000, controller=QUIET), [(0, [(0, 32)], False)])
+    assert ends == [device.clock.ps_of(column + ticks["tCL"] + ticks["tBL"]) + 60_000]
+
+
+def test_streaming_reads_reach_the_pin_rate_less_refresh() -> None:
+    """At least 90 % of the pins; what lacks is refresh (stated by the memory itself) and the first activate."""
+    total = 32 << 20
+    jobs = [(0, [(i << 20, 1 << 20)], False) for i in range(total >> 20)]
+    ends, dram = run(config(), jobs)
+    share = total / (max(ends) * 1e-12) / dram.peak_bytes_per_s
+    assert share >= 0.90
+    quiet_ends, quiet = run(config(controller=QUIET), jobs)
+    without = total / (max(quiet_ends) * 1e-12) / quiet.peak_bytes_per_s
+    assert without >= 0.985
+    assert without - share <= 1.5 * dram.details(max(ends))["refresh_share"]
+
+
+def test_writes_among_reads_pay_turnarounds() -> None:
+    jobs = [(0, [(i << 20, 1 << 20)], i % 2 == 1) for i in range(16)]
+    ends, dram = run(config(), jobs)
+    reads_only, _ = run(config(), [(start, ranges, False) for start, ranges, _ in jobs])
+    assert max(ends) > max(reads_only)
+    assert dram.counters()["turnarounds"] > 0
+
+
+def test_bytes_are_conserved_and_bursts_are_whole() -> None:
+    ranges = [(5, 100), (1000, 1), (4096, 64), (4160, 64)]
+    _, dram = run(config(), [(0, ranges, False), (0, [(1 << 20, 31)], True)])
+    assert dram.read_bytes == 229
+    assert dram.written_bytes == 31
+    # 5..105 touches 4 bursts of 32 B, 1000 one, 4096..4224 four (joined); the write one.
+    assert dram.read_burst_bytes == 32 * 9
+    assert dram.written_burst_bytes == 32
+    counts = dram.counters()
+    assert counts["commands"]["RD"] == counts["reads"] == 9
+    assert counts["commands"]["WR"] == counts["writes"] == 1
+
+
+def test_a_transfer_of_nothing_is_done_at_once_and_one_beyond_the_memory_is_refused() -> None:
+    env = simpy.Environment()
+    dram = DramSystem(env, config())
+    assert dram.transfer([(0, 0)], write=False).triggered
+    with pytest.raises(ValueError, match="leaves the memory"):
+        dram.transfer([(dram.capacity_bytes - 1, 2)], write=False)
+
+
+jobs_strategy = st.lists(
+    st.tuples(st.integers(0, 3_000_000),
+              st.lists(st.tuples(st.integers(0, 1 << 24), st.integers(1, 40_000)), min_size=1, max_size=3), st.booleans()),
+    min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(jobs=jobs_strategy, phases=st.sampled_from([1, 3]), refresh=st.sampled_from(["all_bank", "per_bank"]))
+def test_channel_classes_equal_the_exact_run(jobs: Jobs, phases: int, refresh: str) -> None:
+    """Ragged ranges and staggered refresh split the classes; every end time and every count stays the same."""
+    options = ControllerConfig(refresh_phases=phases, refresh=refresh)
+    ends, dram = run(config(controller=options), jobs)
+    exact_ends, exact = run(config(controller=options), jobs, exact=True)
+    assert ends == exact_ends
+    assert dram.counters() == exact.counters()
+    assert exact.channels.classes == dram.config.channels
+    assert dram.reduction()["classes"] <= dram.config.channels
+
+
+def test_equal_channels_are_one_class() -> None:
+    _, dram = run(config(stacks=2), [(0, [(0, 1 << 20)], False), (10**6, [(1 << 20, 1 << 20)], True)])
+    assert dram.channels.classes == 1
+    assert dram.reduction()["used"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), postponed=st.integers(0, 8), refresh=st.sampled_from(["all_bank", "per_bank"]))
+def test_refresh_debt_stays_within_its_bound(seed: int, postponed: int, refresh: str) -> None:
+    rng = np.random.default_rng(seed)
+    jobs = [(int(rng.integers(0, 20_000_000)), [(int(rng.integers(0, 1 << 24)), int(rng.integers(1, 1 << 17)))],
+             bool(rng.random() < 0.3)) for _ in range(12)]
+    _, dram = run(config(controller=ControllerConfig(refresh_postponed_max=postponed, refresh=refresh)), jobs)
+    assert dram.counters()["refreshes_owed_max"] <= postponed + 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(jobs=jobs_strategy)
+def test_no_request_is_lost_and_none_ends_before_it_could(jobs: Jobs) -> None:
+    ends, dram = run(config(controller=ControllerConfig(scheduler="fr-fcfs", row_hits_first=True)), jobs)
+    ticks = load_memory("hbm3-6400").ticks
+    least_ps = dram.clock.ps_of(ticks["tCWL"] + ticks["tBL"])
+    assert all(end - start >= least_ps for end, (start, _, _) in zip(ends, jobs, strict=True))
+    counts = dram.counters()
+    assert (counts["reads"] + counts["writes"]) * 32 == dram.read_burst_bytes + dram.written_burst_bytes
