@@ -27,6 +27,13 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $(INSTALLED)
 
+validate: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n auto -m slow
+	$(BIN)/tilesim validate all
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tilesim.validation.bench
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
