@@ -178,6 +178,11 @@ class Engine:
                           self._sram_bytes[1], {f"{a}→{b}": link.bytes for (a, b), link in self._links.items()},
                           self._order, self.timeline)
 
+    @property
+    def _now_ps(self) -> int:
+        """The time: an integer, because every delay is one."""
+        return int(self.env.now)
+
     # -- program order ---------------------------------------------------------------------------------------------
 
     def _queue(self, unit: str) -> Iterator[tuple[int, int, Any]]:
@@ -216,7 +221,7 @@ class Engine:
 
     def _move(self, queue: str, index: int, position: int, record: Load | Store) -> Process:
         """One transfer between DRAM and the scratchpad, through the controller and the link."""
-        env, start_ps = self.env, self.env.now
+        env, start_ps = self.env, self._now_ps
         self._started(index)
         tensor = self.program.tensors[self.program.steps[index].operands[record.operand]]
         ranges = record.ranges.copy()
@@ -225,9 +230,9 @@ class Engine:
         nbytes = record.nbytes
         link = self._links[(self.sram_name, self.memory_name) if is_store else (self.memory_name, self.sram_name)]
         yield self.memory.transfer(ranges, write=is_store)
-        end_ps = link.done_ps(start_ps, env.now, nbytes)
-        if end_ps > env.now:
-            yield env.timeout(end_ps - env.now)
+        end_ps = link.done_ps(start_ps, self._now_ps, nbytes)
+        if end_ps > self._now_ps:
+            yield env.timeout(end_ps - self._now_ps)
         run, unit = self.operators[index], self.units[queue]
         if is_store:
             run.write_bytes += nbytes
@@ -236,7 +241,7 @@ class Engine:
             run.read_bytes += nbytes
             self._sram_bytes[1] += nbytes
         unit.records += 1
-        unit.busy_ps += env.now - start_ps
+        unit.busy_ps += self._now_ps - start_ps
         self._ended(queue, index, position, start_ps)
 
     # -- compute -----------------------------------------------------------------------------------------------------
@@ -246,10 +251,10 @@ class Engine:
         for index, position, _ in self._queue(name):
             yield from self._ready(name, index, position)
             cost = self._cost(index, position)
-            start_ps = self.env.now
+            start_ps = self._now_ps
             self._started(index)
             yield self._cycles(name, cost.cycles)
-            self._account(name, index, cost, start_ps, self.env.now)
+            self._account(name, index, cost, start_ps, self._now_ps)
             self._ended(name, index, position, start_ps)
 
     def _matrix(self) -> Process:
@@ -262,7 +267,7 @@ class Engine:
             gemm = cost.gemm
             assert gemm is not None
             self._started(index)
-            first = max(stream_free, max(clock.cycle_at(env.now), shadow_free) + gemm.preload)
+            first = max(stream_free, max(clock.cycle_at(self._now_ps), shadow_free) + gemm.preload)
             # Port-limited records stretch their streaming part.
             stretch = max(0, cost.cycles - gemm.total)
             shadow_free = first + gemm.last_start + stretch
@@ -273,11 +278,11 @@ class Engine:
             if not self.mxu.double_buffered_weights:
                 shadow_free = stream_free = stream_free + gemm.drain
             wake_ps = clock.ps_of(shadow_free)
-            if wake_ps > env.now:
-                yield env.timeout(wake_ps - env.now)
+            if wake_ps > self._now_ps:
+                yield env.timeout(wake_ps - self._now_ps)
 
     def _end_at(self, end_ps: int, name: str, index: int, position: int, start_ps: int) -> Process:
-        yield self.env.timeout(max(0, end_ps - self.env.now))
+        yield self.env.timeout(max(0, end_ps - self._now_ps))
         self._ended(name, index, position, start_ps)
 
     def _account(self, name: str, index: int, cost: RecordCost, start_ps: int, end_ps: int) -> None:
@@ -326,9 +331,9 @@ class Engine:
                 yield from self._stall(unit, index, "buffer space", room)
 
     def _stall(self, unit: str, index: int, cause: str, event: simpy.Event) -> Process:
-        start_ps = self.env.now
+        start_ps = self._now_ps
         yield event
-        waited = self.env.now - start_ps
+        waited = self._now_ps - start_ps
         if waited:
             stalled = self.units[unit].stalled_ps
             stalled[cause] = stalled.get(cause, 0) + waited
@@ -337,7 +342,7 @@ class Engine:
                 by_cause[cause] = by_cause.get(cause, 0) + waited
 
     def _cycles(self, clock: str, cycles: int) -> simpy.Timeout:
-        return self.env.timeout(self._clocks[clock].wait_ps(self.env.now, cycles))
+        return self.env.timeout(self._clocks[clock].wait_ps(self._now_ps, cycles))
 
     # -- book-keeping ------------------------------------------------------------------------------------------------
 
@@ -346,15 +351,15 @@ class Engine:
 
     def _started(self, index: int) -> None:
         if self.operators[index].start_ps < 0:
-            self.operators[index].start_ps = self.env.now
+            self.operators[index].start_ps = self._now_ps
 
     def _ended(self, unit: str, index: int, position: int, start_ps: int) -> None:
         state, step = self._steps[index], self.program.steps[index]
-        if self.timeline is not None and self.env.now > start_ps:
-            self.timeline.add(unit, step.operator, step.kind, start_ps, self.env.now)
+        if self.timeline is not None and self._now_ps > start_ps:
+            self.timeline.add(unit, step.operator, step.kind, start_ps, self._now_ps)
         state.ended[position] = 1
         if unit != STORE:
-            self.operators[index].results_ps = self.env.now
+            self.operators[index].results_ps = self._now_ps
         self._order.append((index, position))
         waiting = state.waiting.pop(position, None)
         if waiting is not None:
@@ -375,7 +380,7 @@ class Engine:
 
     def _step_ended(self, index: int) -> None:
         step, state = self.program.steps[index], self._steps[index]
-        self.operators[index].end_ps = self.env.now
+        self.operators[index].end_ps = self._now_ps
         for tensor in set(step.operands) & self._tensor_users.keys():
             self._tensor_users[tensor] -= 1
             if not self._tensor_users[tensor]:
