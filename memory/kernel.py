@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import compiled
+from .compiled import compiled, inlined
 from .kernel_banked import run_banked
 from .kernel_parts import (
     admit,
@@ -42,7 +42,7 @@ _URGENT, _ACTIVE, _REFRESH, _HIT, _OTHER, _TIDY, _DEFERRED = 0, 1, 2, 3, 4, 5, 6
 _CLASS = 1 << 50
 
 
-@compiled
+@inlined
 def column_ready(s: Int64Array, p: Int64Array, command: int, bank: int, column_from: int) -> int:
     """The first cycle at which the column *command* may go to *bank*."""
     at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
@@ -50,7 +50,7 @@ def column_ready(s: Int64Array, p: Int64Array, command: int, bank: int, column_f
     return int(at | p[P_ALIGN_COLUMN])
 
 
-@compiled
+@inlined
 def row_ready(s: Int64Array, p: Int64Array, command: int, bank: int, row_from: int) -> int:
     """The first cycle at which the row *command* may go to *bank*; precharges need no rising edge."""
     at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
@@ -142,7 +142,7 @@ def scan_misses(s: Int64Array, p: Int64Array, queue: int, row_from: int, low: in
     return row_from + (best >> AGE_BITS), _OTHER * _CLASS + best % (1 << AGE_BITS), s[misses + best_bank]
 
 
-@compiled
+@inlined
 def _miss_candidate(s: Int64Array, p: Int64Array, queue: int, bank: int, row_from: int) -> tuple[int, int, int]:
     """What :func:`scan_misses` says of one bank."""
     slot = s[p[P_O_MISS] + queue * p[P_BANKS] + bank]

@@ -7,14 +7,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import compiled
+from .compiled import compiled, inlined
 from .layout import *
 
 Int64Array = npt.NDArray[np.int64]
 PRIORITY_RING = 64
 
 
-@compiled
+@inlined
 def apply_rules(s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, command: int, bank: int, now: int) -> None:
     """Push the earliest cycles of later commands out, as *command* to *bank* at *now* demands."""
     sections = SECTIONS * command
@@ -71,7 +71,7 @@ def _apply_other(s: Int64Array, p: Int64Array, rules: Int64Array, i: int, bank: 
         s[base + bank] = max(s[base + bank], ready)
 
 
-@compiled
+@inlined
 def record(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, log: Int64Array, command: int, bank: int, row: int,
     column: int, age: int, now: int,
@@ -87,7 +87,7 @@ def record(
     apply_rules(s, p, rules, first, command, bank, now)
 
 
-@compiled
+@inlined
 def finish_request(s: Int64Array, desc: Int64Array, transfers: Int64Array, d: int, end: int) -> None:
     """Note that the last data beat of one request of descriptor *d* is over before cycle *end*."""
     desc[d, D_FINISH] = max(desc[d, D_FINISH], end)
@@ -100,7 +100,7 @@ def finish_request(s: Int64Array, desc: Int64Array, transfers: Int64Array, d: in
             s[S_FINISHED] += 1
 
 
-@compiled
+@inlined
 def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64Array) -> int:
     """The cycle at which the next request enters its queue: one a cycle, in order, when the queue has room."""
     d = s[S_DESC_HEAD]
@@ -123,7 +123,7 @@ def next_arrival(s: Int64Array, p: Int64Array, segments: Int64Array, desc: Int64
     return int(at)
 
 
-@compiled
+@inlined
 def waiting(s: Int64Array, p: Int64Array, queue: int, bank: int, row: int, column: int) -> int:
     """The slot of a request to that place that waits in *queue*, or -1."""
     slot = s[p[P_O_HEAD] + queue * p[P_BANKS] + bank]
@@ -132,7 +132,7 @@ def waiting(s: Int64Array, p: Int64Array, queue: int, bank: int, row: int, colum
     return int(slot)
 
 
-@compiled
+@inlined
 def head_merges(s: Int64Array, p: Int64Array) -> int:
     """The waiting write that serves the request at the head (which then needs no room in its queue), or -1."""
     if s[S_WRITES] == 0:
@@ -163,7 +163,7 @@ def _head_conflicts(s: Int64Array, p: Int64Array, write: int) -> bool:
     return False
 
 
-@compiled
+@inlined
 def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, int]:
     """(flat bank, row, column) of the channel-local burst *index*."""
     bank, row, column = 0, 0, 0
@@ -180,7 +180,7 @@ def decode(p: Int64Array, segments: Int64Array, index: int) -> tuple[int, int, i
     return bank, row, column
 
 
-@compiled
+@inlined
 def admit(s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array, now: int) -> int:
     """Take the next request into its queue; gives its slot, or -1 when a waiting write already serves it."""
     d = s[S_DESC_HEAD]
@@ -232,7 +232,7 @@ def admit(s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array,
     return int(slot)
 
 
-@compiled
+@inlined
 def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     """Take *slot* out of its queue at cycle *now*; its bank's oldest hit and miss follow."""
     banks = p[P_BANKS]
@@ -268,14 +268,14 @@ def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     s[S_READS + write] -= 1
 
 
-@compiled
+@inlined
 def set_miss(s: Int64Array, p: Int64Array, at: int, slot: int) -> None:
     """The oldest miss of queue and bank *at* is *slot* (-1: none)."""
     s[p[P_O_MISS] + at] = slot
     s[p[P_O_MISS_AGE] + at] = s[p[P_O_SLOT_AGE] + slot] if slot >= 0 else NO_AGE
 
 
-@compiled
+@inlined
 def set_row_command(s: Int64Array, p: Int64Array, bank: int, command: int) -> None:
     """The next row command that requests of *bank* may want (-1: none, its row is still to be used)."""
     if command < 0:
@@ -367,7 +367,7 @@ def issue_column(
     return now
 
 
-@compiled
+@inlined
 def retire_column(
     s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array, slot: int, write: int, now: int, end: int,
 ) -> None:
@@ -389,7 +389,7 @@ def retire_column(
     s[S_FREE] += 1
 
 
-@compiled
+@inlined
 def update_mode(s: Int64Array, p: Int64Array) -> None:
     """Read or write mode: writes gather until the high watermark (or no read waits), then drain to the low one."""
     if s[S_WRITE_MODE] == 0:
