@@ -95,8 +95,10 @@ def scan_hits(s: Int64Array, p: Int64Array, queue: int, column_from: int, low: i
     busy, hits, group_shift, ages = p[P_O_BUSY] + queue * banks, p[P_O_HIT] + queue * banks, p[P_GROUP_SHIFT], p[P_O_SLOT_AGE]
     align = p[P_ALIGN_COLUMN]
     base = (_HIT if p[P_HIT_FIRST] else _OTHER) * _CLASS
-    oldest = _oldest(s, p, queue)
     best_at, best_rank, best_slot = NEVER, NEVER, -1
+    if s[S_HIT_BANKS + queue] == 0:
+        return best_at, best_rank, best_slot
+    oldest = _oldest(s, p, queue)
     for k in range(s[S_BUSY_READ + queue]):
         bank = s[busy + k]
         slot = s[hits + bank]
@@ -116,15 +118,21 @@ def scan_hits(s: Int64Array, p: Int64Array, queue: int, column_from: int, low: i
 
 
 @compiled
-def scan_misses(s: Int64Array, p: Int64Array, queue: int, row_from: int, low: int, high: int) -> tuple[int, int, int]:
-    """(cycle, rank, slot) of the next activate or precharge for a waiting request; banks [low, high) must rest."""
+def scan_misses(
+    s: Int64Array, p: Int64Array, queue: int, row_from: int, low: int, high: int,
+) -> tuple[int, int, int, int, int, int]:
+    """(cycle, rank, slot) of the next activate or precharge for a waiting request, and of the one after it.
+
+    Banks [low, high) must rest.
+    """
     banks = p[P_BANKS]
     busy, misses, ages = p[P_O_BUSY] + queue * banks, p[P_O_MISS] + queue * banks, p[P_O_MISS_AGE] + queue * banks
     row_group, row_bank, open_row, align = p[P_O_ROW_GROUP], p[P_O_ROW_BANK], p[P_O_OPEN_ROW], p[P_ALIGN_ROW]
     all_free = high == 0 and s[S_SPLIT_BANK] < 0 and p[P_SCHEDULER] != SCHED_IN_ORDER
     split = s[S_SPLIT_BANK] >= 0
     oldest = _oldest(s, p, queue)
-    best, best_bank = WAIT_LIMIT << AGE_BITS, -1
+    none = WAIT_LIMIT << AGE_BITS
+    best, best_bank, second, second_bank = none, -1, none, -1
     for k in range(s[S_BUSY_READ + queue]):
         bank = s[busy + k]
         age = s[ages + bank]
@@ -135,11 +143,30 @@ def scan_misses(s: Int64Array, p: Int64Array, queue: int, row_from: int, low: in
             continue
         # No branch on what the data say: this loop is where a random stream spends its time.
         key = (min(at - row_from, WAIT_LIMIT) << AGE_BITS) + age
-        if key < best:
-            best, best_bank = key, bank
+        second_bank = best_bank if key < best else (bank if key < second else second_bank)
+        second = min(second, max(key, best))
+        best_bank = bank if key < best else best_bank
+        best = min(best, key)
     if best_bank < 0:
-        return NEVER, NEVER, -1
-    return row_from + (best >> AGE_BITS), _OTHER * _CLASS + best % (1 << AGE_BITS), s[misses + best_bank]
+        return NEVER, NEVER, -1, NEVER, NEVER, -1
+    base = _OTHER * _CLASS
+    if second_bank < 0:
+        return row_from + (best >> AGE_BITS), base + best % (1 << AGE_BITS), s[misses + best_bank], NEVER, NEVER, -1
+    return (row_from + (best >> AGE_BITS), base + best % (1 << AGE_BITS), s[misses + best_bank],
+            row_from + (second >> AGE_BITS), base + second % (1 << AGE_BITS), s[misses + second_bank])
+
+
+@inlined
+def _insert(
+    at: int, rank: int, slot: int, best_at: int, best_rank: int, best_slot: int, next_at: int, next_rank: int, next_slot: int,
+    next_good: bool,
+) -> tuple[int, int, int, int, int, int, bool]:
+    """The best and the next best with one more candidate; a next best that is not known stays unknown unless it was the best."""
+    if at < best_at or (at == best_at and rank < best_rank):
+        return at, rank, slot, best_at, best_rank, best_slot, True
+    if at < next_at or (at == next_at and rank < next_rank):
+        return best_at, best_rank, best_slot, at, rank, slot, next_good
+    return best_at, best_rank, best_slot, next_at, next_rank, next_slot, next_good
 
 
 @inlined
@@ -245,6 +272,7 @@ def run_ready(
     active_at, active_rank, active_slot = NEVER, NEVER, -1
     hit_at, hit_rank, hit_slot = NEVER, NEVER, -1
     miss_at, miss_rank, miss_slot = NEVER, NEVER, -1
+    next_at, next_rank, next_slot, next_good = NEVER, NEVER, -1, False
     arrival = next_arrival(s, p, segments, desc)
     while True:
         if p[P_POSTPONE] > 0 and s[S_READS] + s[S_WRITES] + s[S_ACTIVES] + s[S_PRIORITY_COUNT] == 0 and s[S_SPLIT_BANK] < 0:
@@ -275,8 +303,8 @@ def run_ready(
                     hit_at, hit_rank, hit_slot = scan_hits(s, p, queue, column_from, low, high)
                     hit_good = True
                 if not miss_good or miss_at < row_from:
-                    miss_at, miss_rank, miss_slot = scan_misses(s, p, queue, row_from, low, high)
-                    miss_good = True
+                    miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot = scan_misses(s, p, queue, row_from, low, high)
+                    miss_good = next_good = True
                 if hit_at < column_at or (hit_at == column_at and hit_rank < column_rank):
                     column_at, column_rank, column_slot = hit_at, hit_rank, hit_slot
                 if miss_at < row_at or (miss_at == row_at and miss_rank < row_rank):
@@ -304,8 +332,8 @@ def run_ready(
                         hit_at, hit_rank, hit_slot = at, hit_base + s[p[P_O_SLOT_AGE] + slot], slot
                 elif s[p[P_O_MISS] + queue * banks + bank] == slot:
                     at, rank, slot = _miss_candidate(s, p, queue, bank, s[S_ROW_FROM])
-                    if at < miss_at:
-                        miss_at, miss_rank, miss_slot = at, rank, slot
+                    miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good = _insert(
+                        at, rank, slot, miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good)
             continue
         if min(column_at, row_at) >= until:
             break
@@ -323,9 +351,11 @@ def run_ready(
             if miss_at < now + p[P_COLUMN_TO_ROW] or (miss_slot >= 0 and s[p[P_O_SLOT_BANK] + miss_slot] == bank):
                 miss_good = False
             elif miss_good:
+                if next_slot >= 0 and s[p[P_O_SLOT_BANK] + next_slot] == bank:
+                    next_good = False
                 at, rank, slot = _miss_candidate(s, p, s[S_WRITE_MODE], bank, s[S_ROW_FROM])
-                if at < miss_at or (at == miss_at and rank < miss_rank):
-                    miss_at, miss_rank, miss_slot = at, rank, slot
+                miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good = _insert(
+                    at, rank, slot, miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good)
         else:
             now = row_at
             if row_command < 0:
@@ -334,7 +364,24 @@ def run_ready(
             bank = _issue_row(s, p, rules, first, log, row_target, row_command, now)
             s[S_COLUMN_FROM] = max(column_from, now + 1)
             s[S_ROW_FROM] = now + 1
-            miss_good = False
+            # The next best is the best now, if this command has not moved it; all others can only have moved away.
+            miss_good = miss_good and next_good and row_target == miss_slot and next_slot >= 0
+            if miss_good:
+                closes = s[p[P_O_OPEN_ROW] + s[p[P_O_SLOT_BANK] + next_slot]] >= 0
+                free_at = now + 1
+                if row_command == p[P_PRE]:
+                    free_at = max(free_at, now + (p[P_CLOSE_TO_CLOSE] if closes else p[P_CLOSE_TO_OPEN]))
+                elif row_command == p[P_ACT] and closes:
+                    free_at = max(free_at, now + p[P_OPEN_TO_CLOSE])
+                else:
+                    free_at = NEVER
+                miss_good = next_at >= free_at
+            if miss_good:
+                miss_at, miss_rank, miss_slot, next_good = next_at, next_rank, next_slot, False
+                next_at, next_rank, next_slot = NEVER, NEVER, -1
+                at, rank, slot = _miss_candidate(s, p, s[S_WRITE_MODE], bank, s[S_ROW_FROM])
+                miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good = _insert(
+                    at, rank, slot, miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good)
             if row_command != p[P_ACT] and row_command != p[P_ACT2] and row_command != p[P_PRE]:
                 active_good = hit_good = False
             if min(active_at, hit_at) < now + p[P_ROW_TO_COLUMN]:

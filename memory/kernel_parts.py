@@ -226,7 +226,7 @@ def admit(s: Int64Array, p: Int64Array, desc: Int64Array, transfers: Int64Array,
         s[S_BUSY_READ + write] += 1
     if s[p[P_O_OPEN_ROW] + bank] == row:
         if s[p[P_O_HIT] + at] < 0:
-            s[p[P_O_HIT] + at] = slot
+            set_hit(s, p, at, slot)
     elif s[p[P_O_MISS] + at] < 0:
         set_miss(s, p, at, slot)
     return int(slot)
@@ -258,7 +258,7 @@ def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     if s[p[P_O_HIT] + at] == slot:
         while after >= 0 and s[p[P_O_SLOT_ROW] + after] != row:
             after = s[p[P_O_NEXT] + after]
-        s[p[P_O_HIT] + at] = after
+        set_hit(s, p, at, after)
     elif s[p[P_O_MISS] + at] == slot:
         while after >= 0 and s[p[P_O_SLOT_ROW] + after] == open_row:
             after = s[p[P_O_NEXT] + after]
@@ -266,6 +266,13 @@ def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     if s[S_READS + write] == p[P_READ_DEPTH + write]:
         s[S_READ_ROOM + write] = now + 1
     s[S_READS + write] -= 1
+
+
+@inlined
+def set_hit(s: Int64Array, p: Int64Array, at: int, slot: int) -> None:
+    """The oldest hit of queue and bank *at* is *slot* (-1: none)."""
+    s[S_HIT_BANKS + (at >= p[P_BANKS])] += (slot >= 0) - (s[p[P_O_HIT] + at] >= 0)
+    s[p[P_O_HIT] + at] = slot
 
 
 @inlined
@@ -309,7 +316,7 @@ def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> N
             elif miss < 0:
                 miss = waiting
             waiting = s[p[P_O_NEXT] + waiting]
-        s[p[P_O_HIT] + at] = hit
+        set_hit(s, p, at, hit)
         set_miss(s, p, at, miss)
     set_row_command(s, p, bank, -1)
 
@@ -320,7 +327,7 @@ def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
     banks = p[P_BANKS]
     s[p[P_O_OPEN_ROW] + bank] = CLOSED
     for at in range(bank, 2 * banks, banks):
-        s[p[P_O_HIT] + at] = -1
+        set_hit(s, p, at, -1)
         set_miss(s, p, at, s[p[P_O_HEAD] + at])
     set_row_command(s, p, bank, p[P_ACT])
     scope = bank >> p[P_SCOPE_SHIFT]

@@ -116,7 +116,11 @@ P_XORS: Final = 91
 P_COLUMN_TO_ROW: Final = 92
 P_ROW_TO_COLUMN: Final = 93
 P_COUPLED: Final = 94               # 1: the buses also interact in part of the channel, so decisions are made anew each time
-P_SIZE: Final = 100
+# What an activate or precharge does to the activates and precharges of other banks, in cycles.
+P_OPEN_TO_CLOSE: Final = 98
+P_CLOSE_TO_CLOSE: Final = 99
+P_CLOSE_TO_OPEN: Final = 100
+P_SIZE: Final = 104
 
 SCHED_READY: Final = 0              # FR-FCFS: the oldest request whose next command is ready
 SCHED_IN_ORDER: Final = 1           # FCFS
@@ -163,6 +167,7 @@ S_HEAD_ROW: Final = 37
 S_HEAD_COLUMN: Final = 38
 S_HEAD_FREE: Final = 39             # 1 once no earlier request to its address was found waiting
 S_BANK_QUEUED: Final = 36           # banked scheduler: requests in bank queues
+S_HIT_BANKS: Final = 58              # banks with a waiting hit, by queue: + is_write
 # Counters.
 S_ROW_HITS: Final = 40              # by queue: + is_write
 S_ROW_MISSES: Final = 42

@@ -194,9 +194,14 @@ def _couple(params: Int64Array, rows: Mapping[_Key, int], banks: int) -> None:
     columns = {int(params[i]) for i in (at.P_RD, at.P_WR)}
     requested = {int(params[i]) for i in (at.P_ACT, at.P_PRE)}
     channel = _shift(banks, "banks")
+    opening, closing = int(params[at.P_ACT]), int(params[at.P_PRE])
     for key, wait in rows.items():
         if key.scoped or key.section == at.SECTION_BANK:
             continue
+        for issued, target, index in ((opening, closing, at.P_OPEN_TO_CLOSE), (closing, closing, at.P_CLOSE_TO_CLOSE),
+                                      (closing, opening, at.P_CLOSE_TO_OPEN)):
+            if (key.issued, key.target) == (issued, target):
+                params[index] = max(int(params[index]), wait)
         for after, before, index in ((columns, requested, at.P_COLUMN_TO_ROW), (requested, columns, at.P_ROW_TO_COLUMN)):
             if key.issued in after and key.target in before:
                 if key.section == at.SECTION_NODE and key.node == channel:
