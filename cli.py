@@ -56,6 +56,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
                         help="change the machine, such as parts.hbm.stacks=4; may be repeated")
     parser.add_argument("--dtype", default="bf16", metavar="NAME", help="number format: bf16, fp8, int8 … (default bf16)")
     parser.add_argument("--attention", choices=("auto", "unfused", "flash"), default="auto", help="how attention is mapped")
+    parser.add_argument("--tp", type=int, default=1, metavar="N", help="GPUs: tensor parallel over N of them (default 1)")
     parser.add_argument("--exact", action="store_true", help="switch every reduction off")
     parser.add_argument("--json", metavar="FILE|-", help="write the report as JSON")
     parser.add_argument("--csv", metavar="FILE|-", help="write one line for each operator")
@@ -134,25 +135,32 @@ def _run(arguments: argparse.Namespace) -> int:
         workload = decode(arguments.model, context=arguments.context, batch=arguments.batch, **formats)
     with _Progress(arguments) as progress:
         report = simulate(arguments.arch, workload, sets=tuple(arguments.sets), exact=arguments.exact,
-                          trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update)
+                          trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update,
+                          tensor_parallel=arguments.tp)
     return _output(report, arguments, f"{workload.model.name}-{workload.phase}")
 
 
 def _op(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
-    from .arch.machine import load_machine
+    from .arch.families import find_machine
     from .run import run_graph
     from .workloads.single import single_operator
 
     graph, described = single_operator(arguments.kind, vars(arguments))
-    machine = load_machine(arguments.arch, tuple(arguments.sets))
+    machine = find_machine(arguments.arch, tuple(arguments.sets))
     with _Progress(arguments) as progress:
         report = run_graph(machine, graph, str(graph.graph["name"]), 0, described, exact=arguments.exact,
-                           trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update)
+                           trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update,
+                           tensor_parallel=arguments.tp)
     return _output(report, arguments, arguments.kind)
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    if arguments.what == "chips":
+        from .arch.families import shipped_names
+
+        print("\n".join(shipped_names()))
+        return 0
     folder = Path(__file__).parent / "configs" / arguments.what
     for path in sorted(folder.iterdir()):
         if path.suffix in (".yaml", ".json"):
@@ -168,10 +176,9 @@ def _show(arguments: argparse.Namespace) -> int:
             raise ConfigError("--set changes chips, not memories", key="--set", mend="write a YAML that extends the memory")
         print(show_memory(arguments.name), end="")
         return 0
-    from .arch.machine import load_machine
-    from .sim.show import show_config
+    from .arch.families import find_machine, show_machine
 
-    print(show_config(load_machine(arguments.name, tuple(arguments.sets))), end="")
+    print(show_machine(find_machine(arguments.name, tuple(arguments.sets))), end="")
     return 0
 
 

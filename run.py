@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from . import __version__
 from .arch.engine import Engine, OperatorRun, ProgramRun
-from .arch.machine import MachineConfig, load_machine
+from .arch.families import Machine, find_machine
+from .arch.gpu_config import Gpu
+from .arch.machine import MachineConfig
 from .arch.systolic import SystolicConfig
 from .arch.vector import VectorConfig
 from .mapping.mapper import map_graph
 from .memory.dram import DramConfig
 from .memory.sram import SramConfig
+from .run_gpu import run_gpu_graph
 from .sim.clock import Clock
 from .sim.errors import ConfigError
 from .sim.program import Step, TileProgram
@@ -30,35 +33,49 @@ AttentionMapping = Literal["auto", "unfused", "flash"]
 
 
 def simulate(
-    machine: str | Path | MachineConfig, workload: Workload, *, sets: tuple[str, ...] = (), exact: bool = False,
+    machine: str | Path | Machine, workload: Workload, *, sets: tuple[str, ...] = (), exact: bool = False,
     trace: bool = False, attention: AttentionMapping = "auto", progress: Callable[[int, int], None] | None = None,
+    tensor_parallel: int = 1,
 ) -> Report:
     """Run *workload* on *machine* (a shipped name, a YAML file or a config) to its last retired tile.
 
     *sets* are ``path=value`` changes to the machine; *exact* switches every reduction off; *trace* keeps the timeline;
-    *progress* is called with (operators done, operators in all). Raises ConfigError for input that cannot be right.
+    *progress* is called with (operators done, operators in all); *tensor_parallel* divides the model over as many GPUs.
+    Raises ConfigError for input that cannot be right.
     """
-    config = machine if isinstance(machine, MachineConfig) else load_machine(str(machine), sets)
+    config = find_machine(str(machine), sets) if isinstance(machine, str | Path) else machine
     graph = workload.lower()                                            # workloads/: a DAG of operators with shapes
     return run_graph(config, graph, workload.name, workload.new_tokens, workload_data(workload), exact=exact, trace=trace,
-                     attention=attention, progress=progress)
+                     attention=attention, progress=progress, tensor_parallel=tensor_parallel)
 
 
 def run_graph(
-    machine: MachineConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], *,
+    machine: Machine, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], *,
     exact: bool = False, trace: bool = False, attention: AttentionMapping = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, tensor_parallel: int = 1,
 ) -> Report:
     """Map *graph* onto *machine*, run it and report; *tokens*: that it processes; 0 for a bare operator.
     *described* is what the report says of the workload.
     """
+    if isinstance(machine, Gpu):
+        _refuse(machine.name, {"--exact": exact, "--trace": trace, "--attention unfused": attention == "unfused"},
+                "its kernels are timed whole, by closed forms: there is no reduction, timeline or mapping to choose")
+        return run_gpu_graph(machine, graph, name, tokens, described, ranks=tensor_parallel)
+    _refuse(machine.name, {"--tp": tensor_parallel != 1}, "only GPUs run in parallel")
     try:
         program = map_graph(graph, machine, attention=attention)        # mapping/: which tile, where, in which order
+        engine = Engine(machine, program, exact=exact, trace=trace, progress=progress)
     except ConfigError as error:
         raise machine.placed(error) from None
-    engine = Engine(machine, program, exact=exact, trace=trace, progress=progress)
     run = engine.run()                                                  # arch/, memory/: until nothing is left to do
     return build_report(machine, graph, program, run, name, tokens, described)
+
+
+def _refuse(machine: str, options: Mapping[str, bool], reason: str) -> None:
+    """A ConfigError for the first of *options* that is asked for, as *machine* cannot follow it."""
+    for option, is_set in options.items():
+        if is_set:
+            raise ConfigError(f"{option} makes no sense on {machine}: {reason}", key=option, mend=f"leave {option} out")
 
 
 def workload_data(workload: Workload) -> dict[str, Any]:
@@ -127,13 +144,12 @@ def _memory(machine: MachineConfig, program: TileProgram, run: ProgramRun) -> di
     seconds = run.end_ps / PS_PER_S
     dram = run.memory
     used = sum(t.nbytes for t in program.tensors if t.memory == memory_name and not t.resident)
-    sram_used = sum(pool.capacity_bytes for pool in program.pools) + program.resident_bytes.get(sram_name, 0)
     return {
         memory_name: MemoryReport(
             memory_name, "dram", dram.capacity_bytes, used, dram.read_bytes, dram.written_bytes,
             (dram.read_bytes + dram.written_bytes) / seconds, dram.peak_bytes_per_s, dram.details(run.end_ps)),
         sram_name: MemoryReport(
-            sram_name, "sram", sram.capacity_bytes, sram_used, run.sram_read_bytes, run.sram_write_bytes,
+            sram_name, "sram", sram.capacity_bytes, run.sram_used_bytes, run.sram_read_bytes, run.sram_write_bytes,
             (run.sram_read_bytes + run.sram_write_bytes) / seconds, 2 * sram.peak_bytes_per_s,
             {"summary": f"{sram.banks} banks × {sram.bank_width_bytes} B, one read and one write port each"}),
     }

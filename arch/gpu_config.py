@@ -194,9 +194,10 @@ class Gpu:
         return self.flops_per_cycle_per_sm(dtype) * self.device.sms * self.device.clock_hz
 
 
-def load_gpu(path: Path) -> Gpu:
-    """The board in the YAML at *path*, with its architecture and library from the folders beside it or the shipped ones."""
-    device = load(GpuDevice, path, folders=[DEVICE_FOLDER], kind="GPU")
+def load_gpu(path: Path, sets: tuple[str, ...] = ()) -> Gpu:
+    """The board in the YAML at *path*, with its architecture and library from the folders beside it or the shipped ones;
+    *sets* are ``path=value`` changes to the board."""
+    device = load(GpuDevice, path, folders=[DEVICE_FOLDER], kind="GPU", sets=sets)
     return assemble(device, path.parent)
 
 

@@ -76,11 +76,30 @@ def busy_seconds(work: KernelWork, clock_share: Array | float) -> Array:
     return joined
 
 
+def work_energy_pj(gpu: Gpu, work: KernelWork, clock_share: Array | float) -> dict[str, tuple[float, float]]:
+    """The first kernel's energy above idle by action: (count, picojoules in all) at *clock_share* of the full clock."""
+    scale = float(np.ravel(voltage_share(gpu, clock_share))[0]) ** 2
+    flops, l2_bytes, dram_bytes = (float(np.ravel(part)[0]) for part in (work.issued_flops, work.l2_bytes, work.dram_bytes))
+    score_pj = float(np.ravel(work.other_core_pj)[0])
+    actions = {"flop": (flops, flops * gpu.pj_per_flop(work.dtype) * scale),
+               "l2 byte": (l2_bytes, l2_bytes * gpu.architecture.pj_per_l2_byte * scale),
+               "dram byte": (dram_bytes, dram_bytes * gpu.architecture.pj_per_dram_byte)}
+    if score_pj:
+        actions["score"] = (score_pj / gpu.architecture.pj_per_score, score_pj * scale)
+    return actions
+
+
+def voltage_share(gpu: Gpu, clock_share: Array | float) -> Array:
+    """Supply voltage over that of the full clock: it falls linearly with the clock, to a floor."""
+    floor = gpu.architecture.voltage_floor
+    share: Array = floor + (1.0 - floor) * np.asarray(clock_share)
+    return share
+
+
 def dynamic_energy_j(gpu: Gpu, work: KernelWork, clock_share: Array | float) -> Array:
     """Energy above idle. Core energy falls with the square of the voltage, which falls linearly with the clock."""
     architecture = gpu.architecture
-    floor = architecture.voltage_floor
-    voltage = floor + (1.0 - floor) * np.asarray(clock_share)
+    voltage = voltage_share(gpu, clock_share)
     core_pj = work.issued_flops * gpu.pj_per_flop(work.dtype) + work.l2_bytes * architecture.pj_per_l2_byte + work.other_core_pj
     energy: Array = (core_pj * voltage**2 + work.dram_bytes * architecture.pj_per_dram_byte) * 1e-12
     return energy

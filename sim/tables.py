@@ -53,7 +53,7 @@ def _operator_table(report: Report) -> Table:
                       si_text(sum(op.read_bytes + op.write_bytes for op in group), "B"),
                       si_text(bound_s, "s") if bound_s else "–", ratio)
     if any(op.warm for op in report.operators):
-        table.caption = "* faster than its own roofline: its weights were prefetched while earlier operators ran"
+        table.caption = "* faster than its own roofline: its operands were prefetched while earlier operators ran, or still on chip"
         table.caption_justify = "left"
     return table
 
