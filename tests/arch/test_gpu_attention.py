@@ -3,48 +3,49 @@
 import pytest
 from tilesim.arch.gpu_attention import decode, prefill
 from tilesim.arch.gpu_config import Gpu, assemble, find_gpu
+from tilesim.arch.gpu_kernel import KernelTime
 
 
-def s(time):
+def s(time: KernelTime) -> float:
     return float(time.seconds[0])
 
 
-def test_query_heads_that_share_a_cache_cost_almost_nothing_more():
+def test_query_heads_that_share_a_cache_cost_almost_nothing_more() -> None:
     gpu = find_gpu("h100-sxm")
     assert s(decode(gpu, 64, 32, 8, 128, 4096)) == pytest.approx(s(decode(gpu, 64, 8, 8, 128, 4096)), rel=0.05)
 
 
-def test_without_gqa_packing_the_repeats_are_read_from_l2():
+def test_without_gqa_packing_the_repeats_are_read_from_l2() -> None:
     gpu = find_gpu("h100-sxm")
     unpacked = assemble(gpu.device.model_copy(update={"library": "trtllm-2023"}))
     assert s(decode(unpacked, 64, 64, 4, 128, 8192)) > 1.5 * s(decode(gpu, 64, 64, 4, 128, 8192))
 
 
-def test_splitting_the_cache_keeps_a_lone_long_sequence_near_the_memory_rate():
+def test_splitting_the_cache_keeps_a_lone_long_sequence_near_the_memory_rate() -> None:
     gpu = find_gpu("h100-sxm")
     cache_bytes = 2 * 8 * 131072 * 128 * 2
     assert cache_bytes / s(decode(gpu, 1, 64, 8, 128, 131072)) > 0.6 * gpu.device.dram_bandwidth_bytes_per_s
 
 
-def test_a_kernel_that_does_not_split_leaves_sms_idle():
+def test_a_kernel_that_does_not_split_leaves_sms_idle() -> None:
     gpu = find_gpu("a100-sxm-80gb")
     cache_bytes = 2 * 8 * 131072 * 128 * 2
     assert cache_bytes / s(decode(gpu, 1, 8, 8, 128, 131072)) < 0.2 * gpu.device.dram_bandwidth_bytes_per_s
 
 
-def test_causal_prefill_takes_about_half_of_the_full_rectangle():
+def test_causal_prefill_takes_about_half_of_the_full_rectangle() -> None:
     gpu = find_gpu("a100-sxm-80gb")
     ratio = s(prefill(gpu, 4, 32, 32, 128, 8192, 8192)) / s(prefill(gpu, 4, 32, 32, 128, 8192, 8192, causal=False))
     assert 0.45 < ratio < 0.6
 
 
-def test_kernels_that_do_not_skip_masked_blocks_pay_for_the_rectangle():
+def test_kernels_that_do_not_skip_masked_blocks_pay_for_the_rectangle() -> None:
     gpu = find_gpu("a100-sxm-80gb")
     full = Gpu(gpu.device, gpu.architecture, gpu.library.model_copy(update={"causal_prefix_skip": False}))
     assert s(prefill(full, 1, 32, 8, 128, 4096, 4096)) > 1.6 * s(prefill(gpu, 1, 32, 8, 128, 4096, 4096))
 
 
-def test_narrow_heads_reach_a_smaller_share_of_the_peak():
+def test_narrow_heads_reach_a_smaller_share_of_the_peak() -> None:
     """The softmax of a score costs the same for 64 and for 128 columns of products."""
     gpu = find_gpu("b200-sxm")
     wide, narrow = (prefill(gpu, 4, 32, 32, d, 8192, 8192) for d in (128, 64))

@@ -12,7 +12,7 @@ boards = st.sampled_from(["a100-sxm-80gb", "h100-sxm", "b200-sxm", "rtx-pro-6000
 
 @settings(max_examples=60, deadline=None)
 @given(board=boards, size=st.integers(1, 2**30), ranks=st.sampled_from([2, 4, 8]))
-def test_an_all_reduce_beats_no_link(board, size, ranks):
+def test_an_all_reduce_beats_no_link(board: str, size: int, ranks: int) -> None:
     """Without help from the switch each rank sends 2(n−1)/n of the message; with it, at least the message once."""
     gpu = find_gpu(board)
     share = 1.0 if link_class(gpu.device.link).in_switch else 2.0 * (ranks - 1) / ranks
@@ -21,21 +21,21 @@ def test_an_all_reduce_beats_no_link(board, size, ranks):
 
 @settings(max_examples=60, deadline=None)
 @given(board=boards, size=st.integers(1, 2**29), ranks=st.sampled_from([2, 4, 8]))
-def test_a_larger_message_takes_no_less_time(board, size, ranks):
+def test_a_larger_message_takes_no_less_time(board: str, size: int, ranks: int) -> None:
     gpu = find_gpu(board)
     for op in ("allreduce", "allgather", "alltoall", "send_recv"):
         assert collective_seconds(gpu, op, 2 * size, ranks) >= collective_seconds(gpu, op, size, ranks)
 
 
-def test_one_rank_needs_no_collective():
+def test_one_rank_needs_no_collective() -> None:
     assert collective_seconds(find_gpu("h100-sxm"), "allreduce", 1e6, 1) == 0.0
 
 
-def test_bridged_pairs_fall_back_to_the_host_link_beyond_two_ranks():
+def test_bridged_pairs_fall_back_to_the_host_link_beyond_two_ranks() -> None:
     gpu, pairs = find_gpu("h100-sxm"), link_class("nvlink4-pairs")
     assert collective_seconds(gpu, "allreduce", 1e8, 4, pairs) > 3 * collective_seconds(gpu, "allreduce", 1e8, 2, pairs)
 
 
-def test_an_unknown_collective_names_the_known_ones():
+def test_an_unknown_collective_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="allreduce"):
         collective_seconds(find_gpu("h100-sxm"), "all_reduce", 1e6, 2)

@@ -5,18 +5,20 @@ from tilesim.arch.gpu_config import find_gpu
 from tilesim.arch.gpu_gemm import SIMT_SPLITS, gemm, menu
 
 
-def seconds(*args, gpu="a100-sxm-80gb", **kwargs):
-    return float(gemm(find_gpu(gpu), *args, **kwargs).seconds[0])
+def seconds(
+    m: int, n: int, k: int, *, gpu: str = "a100-sxm-80gb", dtype: str = "bf16", l2_warm: bool = False, quantise: bool = True,
+) -> float:
+    return float(gemm(find_gpu(gpu), m, n, k, dtype=dtype, l2_warm=l2_warm, quantise=quantise).seconds[0])
 
 
-def test_one_tile_more_than_a_wave_costs_a_step():
+def test_one_tile_more_than_a_wave_costs_a_step() -> None:
     """108 SMs of A100: 128 × 128 tiles over n; k so long that no smaller tile can hide the tail."""
     sms = find_gpu("a100-sxm-80gb").device.sms
     full, more = (seconds(128, 128 * tiles, 16384) for tiles in (sms, sms + 1))
     assert more > full * 1.02
 
 
-def test_a_long_reduction_with_few_tiles_is_split():
+def test_a_long_reduction_with_few_tiles_is_split() -> None:
     """64 × 1024 × 65536 has 16 tiles of 64 × 64; unsplit they would use 16 of 108 SMs."""
     gpu = find_gpu("a100-sxm-80gb")
     unsplit = gpu.architecture.model_copy(update={"no_split_k": ("bf16",)})
@@ -24,32 +26,32 @@ def test_a_long_reduction_with_few_tiles_is_split():
     assert seconds(64, 1024, 65536) < 0.5 * alone
 
 
-def test_warm_operands_that_fit_in_l2_are_faster():
+def test_warm_operands_that_fit_in_l2_are_faster() -> None:
     assert seconds(8, 2048, 2048, l2_warm=True) < seconds(8, 2048, 2048)
 
 
-def test_warmth_means_nothing_when_the_operands_are_far_larger_than_l2():
+def test_warmth_means_nothing_when_the_operands_are_far_larger_than_l2() -> None:
     assert seconds(8, 65536, 8192, l2_warm=True) == pytest.approx(seconds(8, 65536, 8192), rel=0.01)
 
 
-def test_a_large_gemm_on_h200_runs_at_its_power_limit():
+def test_a_large_gemm_on_h200_runs_at_its_power_limit() -> None:
     time = gemm(find_gpu("h200-sxm"), 8192, 8192, 8192)
     assert time.bound == "power"
     assert float(time.power_w[0]) == pytest.approx(700, rel=0.02)
     assert float(time.clock_share[0]) < 0.95
 
 
-def test_a_gemv_is_bound_by_memory():
+def test_a_gemv_is_bound_by_memory() -> None:
     assert gemm(find_gpu("h100-sxm"), 1, 28672, 8192).bound == "memory"
 
 
-def test_a_tiny_gemm_is_bound_by_its_launch():
+def test_a_tiny_gemm_is_bound_by_its_launch() -> None:
     assert gemm(find_gpu("h100-sxm"), 16, 32, 64, l2_warm=True).bound == "launch"
 
 
-def test_eight_bit_formats_pay_for_the_quantising_kernel():
+def test_eight_bit_formats_pay_for_the_quantising_kernel() -> None:
     assert seconds(16, 256, 512, gpu="h100-sxm", dtype="fp8") > seconds(16, 256, 512, gpu="h100-sxm", dtype="fp8", quantise=False)
 
 
-def test_a_board_without_tensor_cores_takes_the_simt_menu():
+def test_a_board_without_tensor_cores_takes_the_simt_menu() -> None:
     assert menu(find_gpu("p4"), "fp32").split.max() == max(SIMT_SPLITS)

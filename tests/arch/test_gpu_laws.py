@@ -25,7 +25,7 @@ def assert_within_roofline(gpu: Gpu, time: KernelTime, dtype: str, least_bytes: 
 
 @settings(max_examples=60, deadline=None)
 @given(gpu=boards, m=sizes, n=sizes, k=sizes, dtype=dtypes)
-def test_no_gemm_beats_its_roofline(gpu, m, n, k, dtype):
+def test_no_gemm_beats_its_roofline(gpu: Gpu, m: int, n: int, k: int, dtype: str) -> None:
     element = ELEMENT_BYTES[dtype]
     wide = 4.0 if dtype == "fp32" else 2.0
     time = gpu_gemm.gemm(gpu, m, n, k, dtype=dtype, quantise=False)
@@ -34,14 +34,14 @@ def test_no_gemm_beats_its_roofline(gpu, m, n, k, dtype):
 
 @settings(max_examples=60, deadline=None)
 @given(gpu=boards, batch=st.integers(1, 512), kv_heads=st.integers(1, 16), group=st.integers(1, 16), kv_len=st.integers(1, 100_000))
-def test_no_decode_beats_its_roofline(gpu, batch, kv_heads, group, kv_len):
+def test_no_decode_beats_its_roofline(gpu: Gpu, batch: int, kv_heads: int, group: int, kv_len: int) -> None:
     time = gpu_attention.decode(gpu, batch, kv_heads * group, kv_heads, 128, kv_len)
     assert_within_roofline(gpu, time, "bf16", 2.0 * batch * kv_heads * kv_len * 128 * 2)
 
 
 @settings(max_examples=60, deadline=None)
 @given(gpu=boards, batch=st.integers(1, 64), heads=st.integers(1, 64), tokens=st.integers(1, 16_000), prefix=st.integers(0, 16_000))
-def test_no_prefill_beats_its_roofline(gpu, batch, heads, tokens, prefix):
+def test_no_prefill_beats_its_roofline(gpu: Gpu, batch: int, heads: int, tokens: int, prefix: int) -> None:
     time = gpu_attention.prefill(gpu, batch, heads, heads, 128, tokens, tokens + prefix)
     touched = 2.0 * batch * heads * 128 * (2 * tokens + 2 * (tokens + prefix))
     assert_within_roofline(gpu, time, "bf16", touched)
@@ -49,14 +49,14 @@ def test_no_prefill_beats_its_roofline(gpu, batch, heads, tokens, prefix):
 
 @settings(max_examples=40, deadline=None)
 @given(gpu=boards, m=sizes, n=sizes, op=st.sampled_from(sorted(gpu_vector.FUSED_TENSORS)))
-def test_no_vector_kernel_beats_its_roofline(gpu, m, n, op):
+def test_no_vector_kernel_beats_its_roofline(gpu: Gpu, m: int, n: int, op: str) -> None:
     time = gpu_vector.vector(gpu, op, m, n)
     assert seconds(time) >= gpu_vector.FUSED_TENSORS[op] * m * n * 2 / gpu.device.dram_bandwidth_bytes_per_s
 
 
 @settings(max_examples=30, deadline=None)
 @given(gpu=boards, tokens=st.integers(1, 8192), experts=st.integers(1, 256), top_k=st.integers(1, 8))
-def test_no_expert_layer_beats_its_roofline(gpu, tokens, experts, top_k):
+def test_no_expert_layer_beats_its_roofline(gpu: Gpu, tokens: int, experts: int, top_k: int) -> None:
     top_k = min(top_k, experts)
     time = gpu_moe.moe(gpu, tokens, 512, 2048, experts, top_k)
     assert seconds(time) >= float(time.flops[0]) / gpu.peak_flops_per_s("bf16")
@@ -64,7 +64,7 @@ def test_no_expert_layer_beats_its_roofline(gpu, tokens, experts, top_k):
 
 @settings(max_examples=60, deadline=None)
 @given(gpu=boards, m=st.integers(1, 5000), n=st.integers(1, 5000), k=st.integers(2048, 20_000), factor=st.integers(2, 4))
-def test_a_gemm_that_is_whole_times_larger_takes_no_less_time(gpu, m, n, k, factor):
+def test_a_gemm_that_is_whole_times_larger_takes_no_less_time(gpu: Gpu, m: int, n: int, k: int, factor: int) -> None:
     """Stated quantisation: multiples of a size, 5 % for padded tiles, and k long enough that every split is offered for both."""
     base = seconds(gpu_gemm.gemm(gpu, m, n, k))
     for larger in ((factor * m, n, k), (m, factor * n, k), (m, n, factor * k)):
@@ -73,7 +73,7 @@ def test_a_gemm_that_is_whole_times_larger_takes_no_less_time(gpu, m, n, k, fact
 
 @settings(max_examples=40, deadline=None)
 @given(gpu=boards, batch=st.integers(1, 256), kv_len=st.integers(2048, 60_000))
-def test_a_longer_context_decodes_no_faster(gpu, batch, kv_len):
+def test_a_longer_context_decodes_no_faster(gpu: Gpu, batch: int, kv_len: int) -> None:
     """Stated quantisation: below 2048 tokens the cache is cut in more parts as it grows, which may win time."""
     short, long = (seconds(gpu_attention.decode(gpu, batch, 32, 8, 128, length)) for length in (kv_len, 2 * kv_len))
     assert long >= 0.95 * short
@@ -81,7 +81,7 @@ def test_a_longer_context_decodes_no_faster(gpu, batch, kv_len):
 
 @settings(max_examples=40, deadline=None)
 @given(gpu=boards, m=sizes, n=sizes, k=sizes)
-def test_board_power_stays_within_its_limit_and_above_idle(gpu, m, n, k):
+def test_board_power_stays_within_its_limit_and_above_idle(gpu: Gpu, m: int, n: int, k: int) -> None:
     time = gpu_gemm.gemm(gpu, m, n, k)
     assert gpu.device.idle_power_w <= float(time.power_w[0])
     lowest = float(time.clock_share[0]) <= 0.2501
@@ -90,21 +90,21 @@ def test_board_power_stays_within_its_limit_and_above_idle(gpu, m, n, k):
 
 @settings(max_examples=30, deadline=None)
 @given(gpu=boards, m=sizes, n=sizes, k=sizes)
-def test_energy_is_idle_power_times_time_plus_the_actions(gpu, m, n, k):
+def test_energy_is_idle_power_times_time_plus_the_actions(gpu: Gpu, m: int, n: int, k: int) -> None:
     work = gpu_gemm.gemm_work(gpu, m, n, k)
     time = gpu_gemm.gemm(gpu, m, n, k)
     actions = dynamic_energy_j(gpu, work, time.clock_share)
     assert float(time.energy_j[0]) == pytest.approx(float(gpu.device.idle_power_w * time.seconds[0] + actions[0]), rel=1e-9)
 
 
-def test_a_lower_clock_makes_core_work_longer_and_cheaper():
+def test_a_lower_clock_makes_core_work_longer_and_cheaper() -> None:
     gpu = find_gpu("h100-sxm")
     work = gpu_gemm.gemm_work(gpu, 8192, 8192, 8192)
     assert float(busy_seconds(work, 0.5)[0]) > float(busy_seconds(work, 1.0)[0])
     assert float(dynamic_energy_j(gpu, work, 0.5)[0]) < float(dynamic_energy_j(gpu, work, 1.0)[0])
 
 
-def test_arrays_give_the_same_answers_as_single_kernels():
+def test_arrays_give_the_same_answers_as_single_kernels() -> None:
     gpu = find_gpu("a100-sxm-80gb")
     m, n, k = np.array([1, 128, 4096]), np.array([4096, 4096, 4096]), np.array([4096, 8192, 512])
     together = gpu_gemm.gemm(gpu, m, n, k).seconds

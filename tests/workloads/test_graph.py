@@ -15,18 +15,22 @@ from tilesim.workloads import (
     GraphBuilder,
     ModelConfig,
     Tensor,
+    Workload,
     decode,
     prefill,
     program_order,
     tensors_of,
     totals,
 )
+from tilesim.workloads.phases import Logits
+from tilesim.workloads.tensors import Role
 
 BF16 = DTYPES["bf16"]
+LOGITS: tuple[Logits, ...] = ("last", "all")
 
 
 @st.composite
-def models(draw):
+def models(draw: st.DrawFn) -> ModelConfig:
     """Small models of every trait, mixed freely."""
     kv_heads, head_dim = draw(st.integers(1, 3)), draw(st.sampled_from([2, 8]))
     heads = kv_heads * draw(st.integers(1, 3))
@@ -42,16 +46,16 @@ def models(draw):
 
 
 @st.composite
-def workloads(draw):
+def workloads(draw: st.DrawFn) -> Workload:
     model, tokens, batch = draw(models()), draw(st.integers(1, 40)), draw(st.integers(1, 3))
     if draw(st.booleans()):
         return decode(model, context=tokens, batch=batch)
-    return prefill(model, prompt=tokens, batch=batch, logits=draw(st.sampled_from(["last", "all"])))
+    return prefill(model, prompt=tokens, batch=batch, logits=draw(st.sampled_from(LOGITS)))
 
 
 @given(workloads())
 @settings(deadline=None)
-def test_graph_is_a_dag_in_program_order(workload):
+def test_graph_is_a_dag_in_program_order(workload: Workload) -> None:
     graph = workload.lower()
     assert nx.is_directed_acyclic_graph(graph)
     place = {name: i for i, name in enumerate(graph)}
@@ -60,10 +64,11 @@ def test_graph_is_a_dag_in_program_order(workload):
 
 @given(workloads())
 @settings(deadline=None)
-def test_every_tensor_is_consumed_as_it_was_produced_and_nothing_is_computed_in_vain(workload):
+def test_every_tensor_is_consumed_as_it_was_produced_and_nothing_is_computed_in_vain(workload: Workload) -> None:
     graph = workload.lower()
     by_name = {op.name: op for op in program_order(graph)}
-    carried = set()
+    carried: set[Tensor] = set()
+    between: tuple[Tensor, ...]
     for producer, consumer, between in graph.edges(data="tensors"):
         assert set(between) <= set(by_name[producer].outputs)
         assert set(between) <= set(by_name[consumer].inputs)
@@ -74,11 +79,11 @@ def test_every_tensor_is_consumed_as_it_was_produced_and_nothing_is_computed_in_
 
 @given(workloads())
 @settings(deadline=None)
-def test_totals_are_the_sums_of_the_parts(workload):
+def test_totals_are_the_sums_of_the_parts(workload: Workload) -> None:
     graph = workload.lower()
     whole, parts = totals(graph), list(program_order(graph))
     assert (whole.operators, whole.macs, whole.flops) == (len(parts), sum(o.macs for o in parts), sum(o.flops for o in parts))
-    by_role = Counter()
+    by_role: Counter[Role] = Counter()
     for op in parts:
         by_role.update(op.read_bytes)
         by_role.update(op.written_bytes)
@@ -88,7 +93,7 @@ def test_totals_are_the_sums_of_the_parts(workload):
 
 @given(workloads())
 @settings(deadline=None)
-def test_no_external_bytes_exceed_what_the_operators_move(workload):
+def test_no_external_bytes_exceed_what_the_operators_move(workload: Workload) -> None:
     whole = totals(workload.lower())
     external = Counter(whole.external_read_bytes) + Counter(whole.external_written_bytes)
     assert all(external[role] <= whole.operator_bytes[role] for role in external)
@@ -97,8 +102,8 @@ def test_no_external_bytes_exceed_what_the_operators_move(workload):
 
 @given(models(), st.integers(2, 40))
 @settings(deadline=None)
-def test_a_decode_step_does_the_attention_of_the_last_row_of_a_prefill(model, tokens):
-    def attention_macs(workload):
+def test_a_decode_step_does_the_attention_of_the_last_row_of_a_prefill(model: ModelConfig, tokens: int) -> None:
+    def attention_macs(workload: Workload) -> int:
         return sum(op.macs for op in program_order(workload.lower()) if op.kind == "attention")
 
     last_row = attention_macs(prefill(model, prompt=tokens)) - attention_macs(prefill(model, prompt=tokens - 1))
@@ -107,7 +112,7 @@ def test_a_decode_step_does_the_attention_of_the_last_row_of_a_prefill(model, to
 
 @given(models(), st.integers(1, 40), st.integers(1, 3))
 @settings(deadline=None)
-def test_layers_of_one_shape_share_their_signatures(model, context, batch):
+def test_layers_of_one_shape_share_their_signatures(model: ModelConfig, context: int, batch: int) -> None:
     graph = decode(model, context=context, batch=batch).lower()
     of_layer = [[op.signature for op in program_order(graph) if op.layer == layer] for layer in range(model.layers)]
     if model.window_tokens is None:
@@ -115,12 +120,13 @@ def test_layers_of_one_shape_share_their_signatures(model, context, batch):
     assert all(len(signatures) == len(of_layer[0]) for signatures in of_layer)
 
 
-def add(name, *reads, writes):
+def add(name: str, *reads: Tensor, writes: Tensor) -> Elementwise:
     return Elementwise(name=name, inputs=reads, outputs=(writes,), function="add", rows=1, cols=4)
 
 
-def test_builder_refuses_what_makes_no_graph():
-    x, y, z = (Tensor(name, (4,), BF16, role) for name, role in (("x", "input"), ("y", "activation"), ("z", "activation")))
+def test_builder_refuses_what_makes_no_graph() -> None:
+    roles: dict[str, Role] = {"x": "input", "y": "activation", "z": "activation"}
+    x, y, z = (Tensor(name, (4,), BF16, role) for name, role in roles.items())
     builder = GraphBuilder()
     with pytest.raises(ConfigError, match="before any operator wrote it"):
         builder.add(add("early", x, y, writes=z))

@@ -37,29 +37,29 @@ PUBLISHED = {
 
 @pytest.mark.published
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_graph_holds_the_published_number_of_parameters(name):
+def test_graph_holds_the_published_number_of_parameters(name: str) -> None:
     assert totals(prefill(name, prompt=2).lower()).parameters == PUBLISHED[name]
 
 
 @pytest.mark.published
-def test_gpt3_has_the_175_billion_parameters_of_its_paper():
+def test_gpt3_has_the_175_billion_parameters_of_its_paper() -> None:
     """Brown et al., 2020, table 2.1 rounds to 175.0 billion; the shapes given there make 174.6."""
     assert totals(prefill("gpt3-175b", prompt=2).lower()).parameters == pytest.approx(175.0e9, rel=0.003)
 
 
 @pytest.mark.parametrize("name", shipped_models())
-def test_closed_form_of_the_model_equals_the_count_over_its_graph(name):
+def test_closed_form_of_the_model_equals_the_count_over_its_graph(name: str) -> None:
     model = load_model(name)
     assert totals(prefill(model, prompt=1).lower()).parameters == model.parameters
 
 
 @pytest.mark.parametrize("name", shipped_models())
-def test_every_shipped_model_states_its_source_and_is_named_as_its_file(name):
+def test_every_shipped_model_states_its_source_and_is_named_as_its_file(name: str) -> None:
     assert json.loads(shipped_models()[name].read_text())["_source"]
     assert load_model(name).name == name
 
 
-def test_every_shipped_model_is_held_to_a_published_count():
+def test_every_shipped_model_is_held_to_a_published_count() -> None:
     assert set(shipped_models()) == {*PUBLISHED, "gpt3-175b"}
 
 
@@ -72,17 +72,17 @@ def test_every_shipped_model_is_held_to_a_published_count():
         ("qwen2.5-0.5b", 14, 2, "gated", "rmsnorm", True),
     ],
 )
-def test_families_are_read_with_their_traits(name, heads, kv_heads, mlp, norm, tied):
+def test_families_are_read_with_their_traits(name: str, heads: int, kv_heads: int, mlp: str, norm: str, tied: bool) -> None:
     model = load_model(name)
     assert (model.heads, model.kv_heads, model.mlp, model.norm, model.tied_embeddings) == (heads, kv_heads, mlp, norm, tied)
 
 
-def test_head_dim_may_differ_from_hidden_over_heads():
+def test_head_dim_may_differ_from_hidden_over_heads() -> None:
     model = load_model("qwen3-32b")
     assert (model.hidden, model.q_cols, model.head_dim, model.qk_norm) == (5120, 8192, 128, True)
 
 
-def test_qwen_window_is_off_unless_switched_on():
+def test_qwen_window_is_off_unless_switched_on() -> None:
     assert load_model("qwen2.5-7b").window_tokens is None
     assert load_model("mistral-7b-v0.1").window_tokens == 4096
     assert load_model("mistral-7b-v0.3").window_tokens is None
