@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..memory.sram import SramConfig
 from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.program import Compute, Load, Record, Segment, Store, TileProgram, View
-from ..sim.units import ceil_div
 from .machine import MachineConfig
-from .systolic import GemmCycles, SystolicConfig, gemm_cycles
+from .systolic import GemmCycles, SystolicConfig, gemm_accesses, gemm_cycles
 from .vector import VectorConfig, lane_ops, vector_cycles
 
 
@@ -44,7 +42,6 @@ class SegmentCosts:
     """Costs by segment, worked out at first use; layers that share a segment share its costs."""
 
     def __init__(self, machine: MachineConfig, program: TileProgram) -> None:
-        _, self._sram = machine.only(SramConfig, "sram")
         self._mxu_name, self._mxu = machine.only(SystolicConfig, "systolic")
         self._vpu_name, self._vpu = machine.only(VectorConfig, "vector")
         self._dtypes: dict[int, tuple[DType, ...]] = {}
@@ -81,15 +78,12 @@ class SegmentCosts:
             return RecordCost(0, None, 0, 0, 0, (), waits, operands, buffers, acquires)
         work = self._matrix(segment, record) if record.unit == self._mxu_name else self._vector(segment, record)
         cycles, gemm, macs, read_bytes, write_bytes, actions = work
-        port = self._sram.bytes_per_cycle * self._sram.clock_hz / (
-            self._mxu.clock_hz if gemm else self._vpu.clock_hz)             # bytes per cycle of the unit's own clock
-        port_cycles = max(ceil_div(read_bytes, int(port)), ceil_div(write_bytes, int(port)))
-        return RecordCost(max(cycles, port_cycles), gemm, macs, read_bytes, write_bytes, actions, waits, operands,
+        return RecordCost(cycles, gemm, macs, read_bytes, write_bytes, actions, waits, operands,
                           buffers, acquires)
 
     def _matrix(self, segment: Segment, record: Compute) -> tuple[
             int, GemmCycles, int, int, int, tuple[tuple[str, int], ...]]:
-        """A matmul on the arrays. Folds along n are dealt to the arrays first, so that a row of A is multicast to them."""
+        """A matmul on the arrays: SRAM words as its dataflow reads and writes them, each array for itself."""
         a, b = record.reads[0], record.reads[1]
         c = record.writes[0]
         m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
@@ -101,12 +95,12 @@ class SegmentCosts:
             raise ConfigError(f"the systolic array {self._mxu_name!r} has no {widest.name} MAC", key="dtype",
                               value=widest.name, allowed=tuple(self._mxu.mac_energy_pj))
         macs = batch * m * k * n
-        n_rounds = ceil_div(ceil_div(n, self._mxu.cols), self._mxu.arrays)
-        k_folds = ceil_div(k, self._mxu.rows)
-        c_bytes = self._bytes(segment, c)
-        read_bytes = (self._bytes(segment, a) * n_rounds + self._bytes(segment, b)
-                      + c_bytes * (k_folds - 1 + bool(record.params.get("accumulate"))))
-        return (gemm.total, gemm, macs, read_bytes, c_bytes * k_folds, ((f"mac.{widest.name}", macs),))
+        words = gemm_accesses(m, k, n, rows=self._mxu.rows, cols=self._mxu.cols, dataflow=self._mxu.dataflow)
+        added_to = m * n if record.params.get("accumulate") else 0
+        read_bytes = batch * (dtypes[0].bytes_for(words.input_reads) + dtypes[1].bytes_for(words.weight_reads)
+                              + self._dtype(segment, c).bytes_for(words.output_reads + added_to))
+        write_bytes = batch * self._dtype(segment, c).bytes_for(words.output_writes)
+        return (gemm.total, gemm, macs, read_bytes, write_bytes, ((f"mac.{widest.name}", macs),))
 
     def _vector(self, segment: Segment, record: Compute) -> tuple[
             int, None, int, int, int, tuple[tuple[str, int], ...]]:

@@ -7,6 +7,7 @@ fold arithmetic, lane operations, SRAM port widths.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from typing import Any
 import simpy
 
 from ..memory.dram import DramConfig, DramSystem
+from ..memory.port_share import PortShare
 from ..memory.sram import SramConfig
 from ..sim.clock import Clock
 from ..sim.energy import EnergyLedger
+from ..sim.errors import ConfigError
 from ..sim.program import Load, Segment, Store, TileProgram
 from ..sim.timeline import Timeline
 from ..sim.units import PS_PER_S
@@ -68,6 +71,7 @@ class ProgramRun:
     ledger: EnergyLedger
     sram_read_bytes: int
     sram_write_bytes: int
+    sram_used_bytes: int                     # the most that tiles and residents owned at once, pool by pool
     link_bytes: dict[str, int]
     completion_order: list[tuple[int, int]]
     timeline: Timeline | None
@@ -80,13 +84,19 @@ class Credits:
         self._env, self.free_bytes, self.capacity_bytes = env, capacity_bytes, capacity_bytes
         self._wanted = 0
         self._waiting: simpy.Event | None = None
+        self.least_free_bytes = capacity_bytes
+
+    @property
+    def most_used_bytes(self) -> int:
+        """The most bytes that were owned at once."""
+        return self.capacity_bytes - self.least_free_bytes
 
     def acquire(self, nbytes: int) -> simpy.Event | None:
         """Take *nbytes*; None when they were free, else the event at which they are taken."""
         assert nbytes <= self.capacity_bytes, "the mapper let through a tile that cannot fit"
         assert self._waiting is None, "two processes allocate from one pool"
         if nbytes <= self.free_bytes:
-            self.free_bytes -= nbytes
+            self._take(nbytes)
             return None
         self._wanted, self._waiting = nbytes, self._env.event()
         return self._waiting
@@ -95,9 +105,14 @@ class Credits:
         """Give *nbytes* back and wake the process that waits when its bytes now fit."""
         self.free_bytes += nbytes
         if self._waiting is not None and self._wanted <= self.free_bytes:
-            self.free_bytes -= self._wanted
+            self._take(self._wanted)
             waiting, self._waiting = self._waiting, None
             waiting.succeed()
+
+
+    def _take(self, nbytes: int) -> None:
+        self.free_bytes -= nbytes
+        self.least_free_bytes = min(self.least_free_bytes, self.free_bytes)
 
 
 class Link:
@@ -110,7 +125,7 @@ class Link:
 
     def done_ps(self, start_ps: int, arrived_ps: int, nbytes: int) -> int:
         """When *nbytes* that streamed in between *start_ps* and *arrived_ps* have left at the other end."""
-        occupied_ps = -(-nbytes * PS_PER_S // int(self.config.bandwidth_bytes_per_s))
+        occupied_ps = math.ceil(nbytes * PS_PER_S / self.config.bandwidth_bytes_per_s)
         self._free_ps = max(self._free_ps, start_ps) + occupied_ps
         self.bytes += nbytes
         return max(arrived_ps, self._free_ps) + self.config.latency_ps
@@ -145,6 +160,8 @@ class Engine:
         self.vpu_name, self.vpu = machine.only(VectorConfig, "vector")
         _, self.dma = machine.only(DmaConfig, "dma")
         self._links = {(link.source, link.target): Link(link) for link in machine.links}
+        self._inward = [self._links[hop] for hop in machine.route(memory_name, self.sram_name)]
+        self._outward = [self._links[hop] for hop in machine.route(self.sram_name, memory_name)]
         self._clocks = {name: Clock.from_hz(name, part.clock_hz) for name, part in
                         ((self.mxu_name, self.mxu), (self.vpu_name, self.vpu), ("dma", self.dma))}
         self._costs = SegmentCosts(machine, program)
@@ -159,8 +176,28 @@ class Engine:
         self.timeline = Timeline() if trace else None
         self._order: list[tuple[int, int]] = []
         self._sram_bytes = [0, 0]
+        self._late_by_link: set[tuple[int, int]] = set()
+        peak_bytes_per_ps = self._port_bytes_per_ps()
+        self._ports = PortShare(peak_bytes_per_ps), PortShare(peak_bytes_per_ps)      # read, write
         self._progress = progress
         self._finished = 0
+
+    def _port_bytes_per_ps(self) -> float:
+        """What the ports leave to the compute units, each way: DMA has the first right, at the rate of the memory at most."""
+        dma_bytes_per_s = min(self.memory.peak_bytes_per_s,
+                              *(link.config.bandwidth_bytes_per_s for link in (*self._inward, *self._outward)))
+        left = self.sram.peak_bytes_per_s - dma_bytes_per_s
+        if left <= 0:
+            raise ConfigError(
+                f"the ports of {self.sram_name!r} move {self.sram.peak_bytes_per_s:.4g} B/s each way; DMA alone may need "
+                f"{dma_bytes_per_s:.4g} B/s", key=f"parts.{self.sram_name}.bank_width", value=self.sram.bank_width_bytes,
+                mend=f"raise parts.{self.sram_name}.banks or bank_width, or narrow the links")
+        return left / PS_PER_S
+
+    def _ports_done_ps(self, start_ps: int, cost: RecordCost, at_least_ps: int) -> int:
+        """When a record that works from *start_ps* for *at_least_ps* has moved its SRAM bytes."""
+        moved = zip(self._ports, (cost.sram_read_bytes, cost.sram_write_bytes), strict=True)
+        return max(port.reserve(self._now_ps, start_ps, nbytes, at_least_ps) for port, nbytes in moved)
 
     def run(self) -> ProgramRun:
         """Run to the last retired record."""
@@ -175,7 +212,7 @@ class Engine:
         assert not unfinished, f"the program never finished: {unfinished[:3]} of {len(unfinished)} steps wait for ever"
         end_ps = max((run.end_ps for run in self.operators), default=0)
         return ProgramRun(end_ps, self.operators, self.units, self.memory, self.ledger, self._sram_bytes[0],
-                          self._sram_bytes[1], {f"{a}→{b}": link.bytes for (a, b), link in self._links.items()},
+                          self._sram_bytes[1], sum(c.most_used_bytes for c in (*self._pools.values(), self._resident)), {f"{a}→{b}": link.bytes for (a, b), link in self._links.items()},
                           self._order, self.timeline)
 
     @property
@@ -220,7 +257,7 @@ class Engine:
             in_flight.append(self.env.process(self._move(queue, index, position, record)))
 
     def _move(self, queue: str, index: int, position: int, record: Load | Store) -> Process:
-        """One transfer between DRAM and the scratchpad, through the controller and the link."""
+        """One transfer between DRAM and the scratchpad, through the controller and the links on its way."""
         env, start_ps = self.env, self._now_ps
         self._started(index)
         tensor = self.program.tensors[self.program.steps[index].operands[record.operand]]
@@ -228,11 +265,14 @@ class Engine:
         ranges[:, 0] += tensor.address
         is_store = isinstance(record, Store)
         nbytes = record.nbytes
-        link = self._links[(self.sram_name, self.memory_name) if is_store else (self.memory_name, self.sram_name)]
         yield self.memory.transfer(ranges, write=is_store)
-        end_ps = link.done_ps(start_ps, self._now_ps, nbytes)
-        if end_ps > self._now_ps:
-            yield env.timeout(end_ps - self._now_ps)
+        arrived_ps = self._now_ps
+        end_ps = arrived_ps
+        for link in self._outward if is_store else self._inward:
+            end_ps = link.done_ps(start_ps, end_ps, nbytes)
+        if end_ps > arrived_ps:
+            self._late_by_link.add((index, position))
+            yield env.timeout(end_ps - arrived_ps)
         run, unit = self.operators[index], self.units[queue]
         if is_store:
             run.write_bytes += nbytes
@@ -253,7 +293,8 @@ class Engine:
             cost = self._cost(index, position)
             start_ps = self._now_ps
             self._started(index)
-            yield self._cycles(name, cost.cycles)
+            at_least_ps = self._clocks[name].wait_ps(start_ps, cost.cycles)
+            yield self.env.timeout(self._ports_done_ps(start_ps, cost, at_least_ps) - start_ps)
             self._account(name, index, cost, start_ps, self._now_ps)
             self._ended(name, index, position, start_ps)
 
@@ -268,10 +309,13 @@ class Engine:
             assert gemm is not None
             self._started(index)
             first = max(stream_free, max(clock.cycle_at(self._now_ps), shadow_free) + gemm.preload)
-            # Port-limited records stretch their streaming part.
-            stretch = max(0, cost.cycles - gemm.total)
-            shadow_free = first + gemm.last_start + stretch
-            begin_cycle, stream_free = max(first - gemm.preload, stream_free), shadow_free + gemm.stream
+            # A record that the ports hold up streams for longer.
+            streamed = first + gemm.last_start + gemm.stream
+            first_ps = clock.ps_of(first)
+            moved = clock.cycle_at(self._ports_done_ps(first_ps, cost, clock.ps_of(streamed) - first_ps))
+            begin_cycle = max(first - gemm.preload, stream_free)
+            stream_free = max(streamed, moved)
+            shadow_free = stream_free - gemm.stream
             start_ps, end_ps = clock.ps_of(begin_cycle), clock.ps_of(stream_free + gemm.drain)
             self._account(name, index, cost, start_ps, clock.ps_of(stream_free))
             env.process(self._end_at(end_ps, name, index, position, start_ps))
@@ -322,7 +366,7 @@ class Engine:
                 event = state.waiting.get(earlier)
                 if event is None:
                     event = state.waiting[earlier] = self.env.event()
-                yield from self._stall(unit, index, cause, event)
+                yield from self._stall(unit, index, cause, event, earlier)
 
     def _own_buffers(self, unit: str, index: int, position: int) -> Process:
         for pool, nbytes in self._cost(index, position).acquires:
@@ -330,9 +374,12 @@ class Engine:
             if room is not None:
                 yield from self._stall(unit, index, "buffer space", room)
 
-    def _stall(self, unit: str, index: int, cause: str, event: simpy.Event) -> Process:
+    def _stall(self, unit: str, index: int, cause: str, event: simpy.Event, earlier: int = -1) -> Process:
+        """Wait for *event*, the end of record *earlier* if it is one's, and book the time under *cause*."""
         start_ps = self._now_ps
         yield event
+        if (index, earlier) in self._late_by_link:
+            cause = "link"
         waited = self._now_ps - start_ps
         if waited:
             stalled = self.units[unit].stalled_ps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -54,12 +55,14 @@ class MachineConfig(Config):
     parts: dict[str, PartConfig]
     links: tuple[LinkConfig, ...]
     static_power_w: Watts                      # of what no part accounts for: control, clock tree, leakage of logic
-    sources: dict[str, str] = Field(default_factory=dict)
     _document: Document | None = PrivateAttr(default=None)      # where it was read from, for errors that show later
 
     @model_validator(mode="after")
     def _links_join_parts(self) -> MachineConfig:
+        ways = [(link.source, link.target) for link in self.links]
         for link in self.links:
+            if ways.count((link.source, link.target)) > 1:
+                raise ValueError(f"two links lead from {link.source!r} to {link.target!r}; give one the bandwidth of both")
             for end in (link.source, link.target):
                 if end not in self.parts:
                     raise ValueError(f"link {link.source} → {link.target}: there is no part {end!r}; "
@@ -75,13 +78,23 @@ class MachineConfig(Config):
             graph.add_edge(link.source, link.target, link=link)
         return graph
 
+    def route(self, source: str, target: str) -> list[tuple[str, str]]:
+        """The links of the shortest way from part *source* to part *target*; a ConfigError when there is none."""
+        try:
+            way = nx.shortest_path(self.graph(), source, target)
+        except nx.NetworkXNoPath:
+            raise ConfigError(f"no link leads from {source!r} to {target!r}", key="links",
+                              mend=f"add: {{source: {source}, target: {target}, bandwidth: …}}") from None
+        return list(pairwise(way))
+
     def named(self, kind: type[PartT]) -> dict[str, PartT]:
         """The parts of one kind, by name."""
         return {name: part for name, part in self.parts.items() if isinstance(part, kind)}
 
     def placed(self, error: ConfigError) -> ConfigError:
         """*error* with the file and line of its key, when it names a key of the file that this machine was read from."""
-        if error.file is not None or self._document is None or error.key is None or not error.key.startswith("parts."):
+        is_ours = error.key is not None and error.key.split(".")[0] in ("parts", "links")
+        if error.file is not None or self._document is None or error.key is None or not is_ours:
             return error
         file, line = self._document.mark(tuple(error.key.split(".")))
         return ConfigError(error.message, file=file, line=line, key=error.key, value=error.value, allowed=error.allowed,

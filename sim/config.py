@@ -192,6 +192,10 @@ def _translate_config(schema: type[Config], value: Any, path: KeyPath, document:
                               value=key, allowed=tuple(fields))
         name, info = fields[key]
         here = (*path, key)
+        if isinstance(item, bool) and (info.annotation in (int, float) or quantity_kind(info)):
+            file, line = document.mark(here)
+            raise ConfigError(f"{dotted(here)} is {str(item).lower()}; a number is wanted", file=file, line=line,
+                              key=dotted(here), value=item)
         kind = quantity_kind(info)
         translated[name] = (_translate_quantity(item, kind, here, document) if kind
                             else _translate(info.annotation, item, here, document))

@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 #: SI prefixes (BIPM SI brochure, 9th edition, table 7) as exact powers of ten.
 SI = {"f": -15, "p": -12, "n": -9, "u": -6, "µ": -6, "m": -3, "": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15}
@@ -119,11 +119,11 @@ Hertz = Annotated[float, Quantity("frequency (Hz)"), BeforeValidator(_as_float("
 Picoseconds = Annotated[int, Quantity("time (s)"), BeforeValidator(_as_int("time (s)"))]
 Bytes = Annotated[int, Quantity("capacity (B)"), BeforeValidator(_as_int("capacity (B)"))]
 BytesPerSecond = Annotated[float, Quantity("bandwidth (B/s)"), BeforeValidator(_as_float("bandwidth (B/s)"))]
-Picojoules = Annotated[float, Quantity("energy (J)"), BeforeValidator(_as_float("energy (J)"))]
+Picojoules = Annotated[float, Quantity("energy (J)"), BeforeValidator(_as_float("energy (J)")), Field(ge=0)]
 PicojoulesPerBit = Annotated[
-    float, Quantity("energy per bit (J/bit)"), BeforeValidator(_as_float("energy per bit (J/bit)"))
+    float, Quantity("energy per bit (J/bit)"), BeforeValidator(_as_float("energy per bit (J/bit)")), Field(ge=0)
 ]
-Watts = Annotated[float, Quantity("power (W)"), BeforeValidator(_as_float("power (W)"))]
+Watts = Annotated[float, Quantity("power (W)"), BeforeValidator(_as_float("power (W)")), Field(ge=0)]
 SquareMillimetres = Annotated[float, Quantity("area (mm2)"), BeforeValidator(_as_float("area (mm2)"))]
 Volts = Annotated[float, Quantity("voltage (V)"), BeforeValidator(_as_float("voltage (V)"))]
 Amperes = Annotated[float, Quantity("current (A)"), BeforeValidator(_as_float("current (A)"))]

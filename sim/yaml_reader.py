@@ -71,6 +71,8 @@ def parse(text: str, file: str) -> Document:
     """The document in *text*; *file* is its name in messages."""
     try:
         node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError("is nested too deeply", file=file) from None
     except yaml.MarkedYAMLError as error:
         where = error.problem_mark or error.context_mark
         raise ConfigError(
@@ -80,7 +82,10 @@ def parse(text: str, file: str) -> Document:
         raise ConfigError(f"is no YAML: {error}", file=file) from None
     document = Document(None)
     if node is not None:
-        document.value = _build(node, (), file, document.marks)
+        try:
+            document.value = _build(node, (), file, document.marks)
+        except RecursionError:
+            raise ConfigError("is nested without end (an alias that holds itself, or too many levels)", file=file) from None
     else:
         document.marks[()] = (file, 1)
     return document
