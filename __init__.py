@@ -13,19 +13,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .arch.machine import MachineConfig, load_machine
+    from .explore import compare
     from .run import simulate
     from .sim.errors import ConfigError, TilesimError
     from .sim.report import Report
     from .workloads.phases import Workload, decode, prefill
 
-__all__ = ["ConfigError", "MachineConfig", "Report", "TilesimError", "Workload", "__version__", "decode", "load_machine",
-           "prefill", "simulate"]
+__all__ = ["ConfigError", "MachineConfig", "Report", "TilesimError", "Workload", "__version__", "compare", "decode",
+           "load_machine", "prefill", "simulate"]
 
 #: Public name → the module that holds it; imported at first use, so that ``import tilesim`` costs nothing.
 _HOMES = {
     "ConfigError": "sim.errors", "TilesimError": "sim.errors", "Report": "sim.report", "MachineConfig": "arch.machine",
     "load_machine": "arch.machine", "simulate": "run", "Workload": "workloads.phases", "prefill": "workloads.phases",
-    "decode": "workloads.phases",
+    "decode": "workloads.phases", "compare": "explore",
 }
 
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, cli_dram, cli_validate
+from . import __version__, cli_compare, cli_dram, cli_validate
 from .sim.errors import ConfigError, TilesimError
 
 if TYPE_CHECKING:
     from .sim.report import Report
+    from .workloads.phases import Workload
 
 EXIT_BAD_INPUT = 2
 LISTS = ("chips", "memories", "models")
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_op(commands)
+    cli_compare.add_parser(commands, _add_workload, _workload)
     cli_dram.add_parser(commands)
     cli_validate.add_parser(commands)
     _add_list(commands)
@@ -67,6 +69,12 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(commands: Any) -> None:
     parser = commands.add_parser("run", help="run a model on a machine", description="Run a phase of a model on a machine.")
+    _add_workload(parser)
+    _add_machine(parser)
+    parser.set_defaults(command=_run)
+
+
+def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="MODEL|FILE",
                         help="a shipped model (tilesim list models) or a Hugging Face config.json")
     parser.add_argument("--phase", required=True, choices=("prefill", "decode"))
@@ -76,8 +84,6 @@ def _add_run(commands: Any) -> None:
                         help="decode: tokens attended to, the new one included (default 2048)")
     for name in ("weights", "activations", "kv", "embedding"):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"number format of {name}, such as int4-g128; default: --dtype")
-    _add_machine(parser)
-    parser.set_defaults(command=_run)
 
 
 def _add_op(commands: Any) -> None:
@@ -122,17 +128,21 @@ def _add_show(commands: Any) -> None:
     parser.set_defaults(command=_show)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    _check_outputs(arguments)
-    from .run import simulate
+def _workload(arguments: argparse.Namespace) -> Workload:
     from .workloads.phases import decode, prefill
 
     formats = {"dtype": arguments.dtype, "weights": arguments.weights, "activations": arguments.activations,
                "kv": arguments.kv, "embedding": arguments.embedding}
     if arguments.phase == "prefill":
-        workload = prefill(arguments.model, prompt=arguments.prompt, batch=arguments.batch, **formats)
-    else:
-        workload = decode(arguments.model, context=arguments.context, batch=arguments.batch, **formats)
+        return prefill(arguments.model, prompt=arguments.prompt, batch=arguments.batch, **formats)
+    return decode(arguments.model, context=arguments.context, batch=arguments.batch, **formats)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _check_outputs(arguments)
+    from .run import simulate
+
+    workload = _workload(arguments)
     with _Progress(arguments) as progress:
         report = simulate(arguments.arch, workload, sets=tuple(arguments.sets), exact=arguments.exact,
                           trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update,

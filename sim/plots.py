@@ -34,6 +34,31 @@ def write_all(report: Report, folder: Path, stem: str) -> list[Path]:
     return written
 
 
+def write_comparison(bars: list[tuple[str, float, float, float]], title: str, folder: Path, stem: str) -> Path:
+    """Write time (with the roofline as a mark) and energy of each machine beside one another; *bars*: (machine, seconds,
+    joules, roofline seconds)."""
+    figure, axes = _figure(9, 1.2 + 0.45 * len(bars))
+    axes.remove()
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [name for name, *_ in bars]
+    left.barh(names, [seconds for _, seconds, _, _ in bars], color=COLOURS[0])
+    left.plot([bound for *_, bound in bars], names, "|", color=COLOURS[7], markersize=14, markeredgewidth=2, label="roofline")
+    right.barh(names, [joules for _, _, joules, _ in bars], color=COLOURS[1])
+    left.set(xlabel="time")
+    right.set(xlabel="energy")
+    left.xaxis.set_major_formatter(_engineering("s"))
+    right.xaxis.set_major_formatter(_engineering("J"))
+    left.invert_yaxis()
+    left.legend(fontsize=8)
+    figure.suptitle(title)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}.png"
+    partial = path.with_suffix(".part")
+    figure.savefig(partial, format="png", dpi=144, metadata={"Software": None})
+    partial.rename(path)
+    return path
+
+
 def _figure(width_in: float = 8, height_in: float = 5) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
