@@ -9,6 +9,7 @@ again, and its role keeps the turn. All channels are sent the same requests, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from numba import njit
 
 from ..memory import layout as at
 from ..memory.address import parse_mapping
+from ..memory.compiled import FunctionT
 from ..memory.controller import PRESETS, ControllerConfig, tables_for
 from ..memory.kernel import run_channel
 from ..memory.standard import Memory
@@ -36,7 +38,12 @@ class MessPoint:
     probes: int
 
 
-@njit                                                   # not cached: it holds the compiled kernel, which may change under it
+def _jitted(function: FunctionT) -> FunctionT:
+    """*function* compiled by numba; not cached, for it holds the compiled kernel, which may change under it."""
+    return cast(FunctionT, njit(function))
+
+
+@_jitted
 def _drive(
     s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
     transfers: Int64Array, log: Int64Array, stream: Int64Array, is_write: Int64Array, probe: Int64Array, nop: int, until: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def run(dram_config: DramConfig, jobs: Jobs, *, exact: bool = False) -> tuple[li
     def job(index: int, start_ps: int, ranges: list[tuple[int, int]], write: bool) -> Generator[simpy.Event, Any, None]:
         yield env.timeout(start_ps)
         yield dram.transfer(ranges, write)
-        ends[index] = env.now
+        ends[index] = cast(int, env.now)                    # SimPy's stubs allow fractions too
 
     for index, (start_ps, ranges, write) in enumerate(jobs):
         env.process(job(index, start_ps, ranges, write))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tilesim.arch.gpu_config import find_gpu
 from tilesim.arch.gpu_gemm import gemm
-from tilesim.validation.contract import compare
+from tilesim.validation.contract import GroupSummary, ValidationResult, compare
 from tilesim.validation.gpu import SHIPPED, score, validate
 from tilesim.validation.gpu_devices import known_gpus
 from tilesim.validation.gpu_models import SHAPES, Engine, step
@@ -18,11 +18,11 @@ REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "gpu"
 
 
 @pytest.fixture(scope="module")
-def result():
+def result() -> ValidationResult:
     return validate()
 
 
-def groups(result):
+def groups(result: ValidationResult) -> dict[str, GroupSummary]:
     return {group.group: group for group in result.summary}
 
 
@@ -30,30 +30,32 @@ def groups(result):
     ("gemm:ge20us", 13.0), ("gemm:lt20us", 25.0), ("attention_decode:ge20us", 15.0), ("attention_prefill:ge20us", 20.0),
     ("vector:ge20us", 20.0), ("collectives:ge20us", 25.0), ("moe:ge20us", 30.0),
 ])
-def test_shipped_rows_stay_within_the_promised_error(result, group, mape_pct):
-    assert groups(result)[group].mape_pct <= mape_pct
+def test_shipped_rows_stay_within_the_promised_error(result: ValidationResult, group: str, mape_pct: float) -> None:
+    found_pct = groups(result)[group].mape_pct
+    assert found_pct is not None
+    assert found_pct <= mape_pct
 
 
-def test_the_json_is_strict_and_the_same_each_time(result):
+def test_the_json_is_strict_and_the_same_each_time(result: ValidationResult) -> None:
     text = result.to_json()
     assert json.loads(text)["schema"] == "tilesim.validation/1"
     assert text == validate().to_json()
 
 
-def test_tables_are_recognised_by_columns_and_not_by_name():
+def test_tables_are_recognised_by_columns_and_not_by_name() -> None:
     table = read_table(SHIPPED)
     assert score({"any name": table}, known_gpus(None)).rows == score({"x": table}, known_gpus(None)).rows
     assert score({"other": [{"a": "1"}]}, known_gpus(None)).rows == ()
 
 
-def test_a_flagged_row_is_skipped_with_its_flag_and_counted():
+def test_a_flagged_row_is_skipped_with_its_flag_and_counted() -> None:
     row = dict(read_table(SHIPPED)[0], flag="coarse_1us l2_warm", row_id="flagged")
     (scored,) = score({"t": [row]}, known_gpus(None)).rows
     assert scored.skipped == "coarse_1us"
     assert scored.got is None
 
 
-def test_a_device_that_only_the_reference_describes_is_predicted(tmp_path):
+def test_a_device_that_only_the_reference_describes_is_predicted(tmp_path: Path) -> None:
     device = dict(read_table(SHIPPED.parent / "gpu_devices.csv")[0], device="New-Board", dram_GBps="3000")
     row = dict(next(r for r in read_table(SHIPPED) if r["op"] == "gemm"), device="New-Board")
     for name, value in (("devices.csv", device), ("rows.csv", row)):
@@ -63,7 +65,7 @@ def test_a_device_that_only_the_reference_describes_is_predicted(tmp_path):
     assert scored.group == "gemm:uncalibrated"
 
 
-def test_a_devices_table_that_says_something_new_wins(tmp_path):
+def test_a_devices_table_that_says_something_new_wins(tmp_path: Path) -> None:
     rows = read_table(SHIPPED.parent / "gpu_devices.csv")
     changed = [dict(r, dram_GBps="5000") if r["device"] == "H100-SXM5-80GB" else r for r in rows]
     (tmp_path / "d.csv").write_text("\n".join([",".join(rows[0]), *(",".join(r.values()) for r in changed)]) + "\n")
@@ -71,14 +73,14 @@ def test_a_devices_table_that_says_something_new_wins(tmp_path):
     assert known_gpus(tmp_path)["A100-80GB"] == known_gpus(None)["A100-80GB"]
 
 
-def test_an_error_inside_the_measured_spread_is_none():
+def test_an_error_inside_the_measured_spread_is_none() -> None:
     assert compare("c", "g", 10.0, 11.0, 5.0, low=9.0, high=12.0).error_pct == 0.0
     assert compare("c", "g", 10.0, 13.0, 5.0, low=9.0, high=12.0).error_pct == pytest.approx(10.0)
     assert compare("c", "g", 10.0, 8.0, 5.0, low=9.0, high=12.0).error_pct == pytest.approx(-10.0)
 
 
 @pytest.mark.published
-def test_h200_power_anchors():
+def test_h200_power_anchors() -> None:
     """aiconfigurator's power readings (Apache-2.0) and the gpu-benches FMA sweep; tolerances 5, 12, 10 and 8 %."""
     h200 = find_gpu("h200-sxm")
     large = gemm(h200, 4096, 7168, 16384)
@@ -90,27 +92,30 @@ def test_h200_power_anchors():
 
 @pytest.mark.published
 @pytest.mark.parametrize(("tflops", "gb_per_s", "watts"), [(0.343, 1372, 229.5), (15.17, 1238, 293.0), (19.0, 148, 183.5)])
-def test_a100_power_anchors(tflops, gb_per_s, watts):
+def test_a100_power_anchors(tflops: float, gb_per_s: float, watts: float) -> None:
     """Three points of one FMA sweep on the 40 GB A100 (gpu-benches); 8 %."""
     assert steady_power_w(find_gpu("a100-sxm-40gb"), tflops * 1e12, gb_per_s * 1e9, "fp32") == pytest.approx(watts, rel=0.08)
 
 
-def test_a_70b_decode_step_on_eight_gpus_is_counted_in_a_blink():
+def test_a_70b_decode_step_on_eight_gpus_is_counted_in_a_blink() -> None:
     """Budget: below 1 s; this is one of the inner calls of a sweep."""
     started = time.process_time()
     step(find_gpu("h100-sxm"), SHAPES["llama-70b"], Engine(10.0, "graph"), batch=16, q_len=1, kv_len=2048, ranks=8)
     assert time.process_time() - started < 1.0
 
 
-def test_tensor_parallel_decode_is_faster_but_not_as_many_times():
+def test_tensor_parallel_decode_is_faster_but_not_as_many_times() -> None:
     gpu, engine = find_gpu("h100-sxm"), Engine(10.0, "graph")
     one, four = (step(gpu, SHAPES["llama-13b"], engine, batch=8, q_len=1, kv_len=1024, ranks=ranks).seconds for ranks in (1, 4))
     assert one / 4 < four < one
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference folder is not beside the checkout")
-def test_every_row_of_the_reference_is_counted_and_every_floor_is_beaten():
+def test_every_row_of_the_reference_is_counted_and_every_floor_is_beaten() -> None:
     result = validate(REFERENCE)
     summary = groups(result)
     for operator in ("gemm:ge20us", "attention_decode:ge20us", "attention_prefill:ge20us", "vector:ge20us"):
-        assert summary[operator].mape_pct < summary[operator].more["floor_mape_pct"]
+        found_pct, floor_pct = summary[operator].mape_pct, summary[operator].more["floor_mape_pct"]
+        assert found_pct is not None
+        assert isinstance(floor_pct, float)
+        assert found_pct < floor_pct
