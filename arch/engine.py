@@ -211,9 +211,10 @@ class Engine:
         unfinished = [step.operator for step, state in zip(self.program.steps, self._steps, strict=True) if state.remaining]
         assert not unfinished, f"the program never finished: {unfinished[:3]} of {len(unfinished)} steps wait for ever"
         end_ps = max((run.end_ps for run in self.operators), default=0)
-        return ProgramRun(end_ps, self.operators, self.units, self.memory, self.ledger, self._sram_bytes[0],
-                          self._sram_bytes[1], sum(c.most_used_bytes for c in (*self._pools.values(), self._resident)), {f"{a}→{b}": link.bytes for (a, b), link in self._links.items()},
-                          self._order, self.timeline)
+        used_bytes = sum(credits.most_used_bytes for credits in (*self._pools.values(), self._resident))
+        link_bytes = {f"{source}→{target}": link.bytes for (source, target), link in self._links.items()}
+        return ProgramRun(end_ps, self.operators, self.units, self.memory, self.ledger, self._sram_bytes[0], self._sram_bytes[1],
+                          used_bytes, link_bytes, self._order, self.timeline)
 
     @property
     def _now_ps(self) -> int:
