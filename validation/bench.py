@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..sim.units import si_text
 
 #: Benchmark → the module beside this one whose ``benchmarks()`` yields its lines.
-BENCHMARKS = {"dram": "bench_dram", "road": "bench_road"}
+BENCHMARKS = {"dram": "bench_dram", "road": "bench_road", "gpu": "bench_gpu"}
 
 
 @dataclass(frozen=True, slots=True)
