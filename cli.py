@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from .workloads.phases import Workload
 
 EXIT_BAD_INPUT = 2
+OPERATORS = ("gemm", "attention", "norm", "softmax", "elementwise")
+_SWITCHES = ("--exact", "--quiet", "--full")
 LISTS = ("chips", "memories", "models")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when it ran, 2 for bad input, with one message on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_operator_first(list(sys.argv[1:] if argv is None else argv)))
     try:
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
@@ -35,6 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tilesim: interrupted; nothing was written", file=sys.stderr)
         return 130
+
+
+def _operator_first(words: list[str]) -> list[str]:
+    """``op --arch CHIP gemm 8 8 8`` as ``op gemm --arch CHIP 8 8 8``: options may stand before the operator too."""
+    if words[:1] != ["op"]:
+        return words
+    for place in range(1, len(words)):
+        is_value = words[place - 1].startswith("--") and words[place - 1] not in _SWITCHES and "=" not in words[place - 1]
+        if words[place] in OPERATORS and not is_value:
+            return ["op", words[place], *words[1:place], *words[place + 1:]]
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -227,10 +240,16 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     targets = [target for target in (arguments.json, arguments.csv, arguments.trace) if target is not None]
     if targets.count("-") > 1:
         raise ConfigError("two outputs to stdout at once", key="--json", mend="give one of them a file")
+    files = [Path(target).resolve() for target in targets if target != "-" and not Path(target).is_char_device()]
+    if len(set(files)) < len(files):
+        raise ConfigError("two outputs to the same file; the second would replace the first", file=str(files[0]))
     for target in targets:
         check_writable(target)
-    if arguments.plots is not None and Path(arguments.plots).exists() and not Path(arguments.plots).is_dir():
-        raise ConfigError("is a file; --plots wants a folder", file=arguments.plots)
+    if arguments.plots is not None:
+        folder = Path(arguments.plots).resolve()
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise ConfigError(f"--plots wants a folder; {existing} is none, or may not be written", file=arguments.plots)
 
 
 def _output(report: Report, arguments: argparse.Namespace, stem: str) -> int:
@@ -249,7 +268,7 @@ def _output(report: Report, arguments: argparse.Namespace, stem: str) -> int:
 
         for path in write_all(report, Path(arguments.plots), stem):
             print(f"wrote {path}", file=sys.stderr)
-    if not arguments.quiet and "-" not in (arguments.json, arguments.csv):
+    if not arguments.quiet and "-" not in (arguments.json, arguments.csv, arguments.trace):
         from rich.console import Console
 
         from .sim.tables import render

@@ -233,10 +233,20 @@ def _operator_bounds(machine: MachineConfig, op: Operator) -> tuple[float, float
 
 
 def _bounds(machine: MachineConfig, graph: OperatorGraph) -> Bounds:
-    """The run's bounds: its MACs at the peak rate; what must come from and go to DRAM, each byte once, at the pin rate."""
+    """The run's bounds: its MACs at the peak rate; what must come from and go to DRAM, each byte once, at the rates on its way."""
     counts = totals(graph)
-    nbytes = sum(counts.external_read_bytes.values()) + sum(counts.external_written_bytes.values())
-    return Bounds(counts.macs / _peak_macs_per_s(machine), nbytes / _peak_bytes_per_s(machine), nbytes)
+    read, written = sum(counts.external_read_bytes.values()), sum(counts.external_written_bytes.values())
+    return Bounds(counts.macs / _peak_macs_per_s(machine), (read + written) / _peak_bytes_per_s(machine), read + written,
+                  _link_s(machine, read, written))
+
+
+def _link_s(machine: MachineConfig, read_bytes: int, written_bytes: int) -> float:
+    """Seconds that the slowest link between memory and scratchpad takes for those bytes, each way."""
+    memory_name, _ = machine.only(DramConfig, "dram")
+    sram_name, _ = machine.only(SramConfig, "sram")
+    rates = {(link.source, link.target): link.bandwidth_bytes_per_s for link in machine.links}
+    ways = ((memory_name, sram_name, read_bytes), (sram_name, memory_name, written_bytes))
+    return max(nbytes / min(rates[hop] for hop in machine.route(source, target)) for source, target, nbytes in ways)
 
 
 def _reductions(run: ProgramRun) -> tuple[Mapping[str, Any], ...]:

@@ -28,7 +28,7 @@ class DmaConfig(Config):
     """
 
     type: Literal["dma"]
-    clock_hz: Annotated[Hertz, Field(gt=0)]
+    clock_hz: Annotated[Hertz, Field(gt=0, le=1e12)]
     issue_cycles: Annotated[int, Field(ge=0)]
     max_in_flight: Annotated[int, Field(ge=1)]
 

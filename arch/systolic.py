@@ -26,7 +26,7 @@ class SystolicConfig(Config):
     rows: Annotated[int, Field(ge=1, le=1024)]
     cols: Annotated[int, Field(ge=1, le=1024)]
     arrays: Annotated[int, Field(ge=1, le=1024)] = 1
-    clock_hz: Annotated[Hertz, Field(gt=0)]
+    clock_hz: Annotated[Hertz, Field(gt=0, le=1e12)]
     dataflow: Dataflow = "weight_stationary"
     timing: Literal["physical", "scalesim"] = "physical"
     double_buffered_weights: bool = True      # a second register a PE for the stationary operand (ws: weights, is: inputs)

@@ -21,7 +21,7 @@ class VectorConfig(Config):
 
     type: Literal["vector"]
     lanes: Annotated[int, Field(ge=1)]
-    clock_hz: Annotated[Hertz, Field(gt=0)]
+    clock_hz: Annotated[Hertz, Field(gt=0, le=1e12)]
     latency_cycles: Annotated[int, Field(ge=0)]
     exp_ops: Annotated[int, Field(ge=1)]
     op_energy_pj: Picojoules

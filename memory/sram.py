@@ -20,7 +20,7 @@ class SramConfig(Config):
     capacity_bytes: Annotated[Bytes, Field(gt=0)]
     banks: Annotated[int, Field(ge=1)]
     bank_width_bytes: Annotated[Bytes, Field(gt=0)]
-    clock_hz: Annotated[Hertz, Field(gt=0)]
+    clock_hz: Annotated[Hertz, Field(gt=0, le=1e12)]
     read_energy_pj_per_bit: PicojoulesPerBit
     write_energy_pj_per_bit: PicojoulesPerBit
     static_power_w: Watts

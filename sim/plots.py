@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import ConfigError
 from .report import Report
 from .tables import grouped
 from .units import FLOPS_PER_MAC, si_text
@@ -21,7 +22,10 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 
 def write_all(report: Report, folder: Path, stem: str) -> list[Path]:
     """Write every plot of *report* as PNG into *folder* and say which."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder for plots cannot be made: {error.strerror}", file=str(folder)) from None
     written = []
     drawings: dict[str, Callable[[Report], Any]] = {"roofline": roofline, "energy": energy_breakdown, "time": time_shares}
     for name, draw in drawings.items():

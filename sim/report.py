@@ -21,8 +21,9 @@ class OperatorReport:
 
     ``seconds`` is its share of the run: from the results of all operators before it to its own, so the shares of all
     operators add up to the run. ``start_s``..``end_s`` is its whole life, prefetching included; lives of operators overlap.
-    ``bound_seconds`` is its own roofline; ``warm`` says that it looks faster than that because its weights had been
-    prefetched. ``waited_s`` is what its compute units waited for, ``busy_s`` how long they worked.
+    ``bound_seconds`` is its own roofline; ``warm`` says that it
+    looks faster than that: its operands had been prefetched or were on the chip already, or its stores are posted.
+    ``waited_s`` is what its compute units waited for, ``busy_s`` how long they worked.
     """
 
     name: str
@@ -77,18 +78,21 @@ class UnitReport:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The physical bounds of the run: it cannot be faster than ``roofline_s``, the larger of the two below."""
+    """The physical bounds of the run: it cannot be faster than ``roofline_s``, the largest of those below."""
 
     compute_s: float
     memory_s: float
     compulsory_bytes: int
+    link_s: float = 0.0                     # the compulsory bytes over the slowest link on their way
 
     @property
     def roofline_s(self) -> float:
-        return max(self.compute_s, self.memory_s)
+        return max(self.compute_s, self.memory_s, self.link_s)
 
     @property
     def kind(self) -> str:
+        if self.link_s > max(self.memory_s, self.compute_s):
+            return "link"
         return "memory" if self.memory_s >= self.compute_s else "compute"
 
 

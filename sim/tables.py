@@ -30,10 +30,12 @@ def _headline(report: Report) -> RenderableType:
     table.add_row("time", f"{si_text(report.seconds, 's')}{rate}")
     table.add_row("cycles", "   ".join(f"{name} {count:,}" for name, count in report.cycles.items()))
     each = f"{si_text(report.energy_j / report.tokens, 'J')}/token, " if report.tokens else ""
-    table.add_row("energy", f"{si_text(report.energy_j, 'J')}   ({each}{si_text(report.energy_j / report.seconds, 'W')} on average)")
+    watts = si_text(report.energy_j / report.seconds, "W")
+    table.add_row("energy", f"{si_text(report.energy_j, 'J')}   ({each}{watts} on average)")
+    link = f", link {si_text(bounds.link_s, 's')}" if bounds.link_s else ""
     table.add_row("roofline", f"{si_text(bounds.roofline_s, 's')} ({bounds.kind}-bound); simulated is "
                               f"{report.distance_to_roofline:.3f} × that   [compute {si_text(bounds.compute_s, 's')}, "
-                              f"memory {si_text(bounds.memory_s, 's')}]")
+                              f"memory {si_text(bounds.memory_s, 's')}{link}]")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -9,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tilesim.cli import main
 
 RUN = ["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "32"]
@@ -49,7 +49,7 @@ def test_slices_of_a_trace_track_never_overlap(tmp_path: Path) -> None:
     assert tracks
     for slices in tracks.values():
         slices.sort()
-        assert all(later[0] >= earlier[1] - 1e-9 for earlier, later in zip(slices, slices[1:], strict=False))
+        assert all(later[0] >= earlier[1] - 1e-9 for earlier, later in itertools.pairwise(slices))
 
 
 def test_an_old_report_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
@@ -76,6 +76,18 @@ def test_single_operators_run(operator: list[str], capsys: pytest.CaptureFixture
     assert len(report["operators"]) == 1
     assert report["tokens_per_s"] is None
     assert report["bounds"]["ratio"] >= 1
+
+
+def test_options_may_stand_before_the_operator(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["op", "--quiet", "--arch", "hbm-npu", "gemm", "8", "64", "32", "--json", "-"]) == 0
+    before = capsys.readouterr().out
+    assert main(["op", "gemm", "8", "64", "32", "--arch", "hbm-npu", "--quiet", "--json", "-"]) == 0
+    assert capsys.readouterr().out == before
+
+
+def test_trace_to_stdout_is_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--trace", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["traceEvents"]
 
 
 @pytest.mark.parametrize(("what", "known"), [("chips", "hbm-npu"), ("models", "llama-3.2-1b"), ("memories", "hbm3-6400")])

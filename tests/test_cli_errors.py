@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tilesim.arch.machine import chip_folder
 from tilesim.cli import main
 
@@ -64,7 +63,7 @@ CASES = [
          f"chip.yaml:{line_of(CHIP, '    rows: 128')}", "parts.mxu.rows", "-128"),
     Case("tile that cannot fit", on("--arch", "hbm-npu", "--set", "parts.scratchpad.capacity=8 KiB", "--model", "gpt2"),
          "--set parts.scratchpad.capacity=8 KiB", "8192", "bytes", "at least"),
-    Case("model larger than memory", on("--arch", "hbm-npu", "--model", "llama-3.1-405b"), 
+    Case("model larger than memory", on("--arch", "hbm-npu", "--model", "llama-3.1-405b"),
          f"hbm-npu.yaml:{line_of(CHIP, '  hbm:')}", "bytes", "smaller model"),
     Case("unknown model type", changed_model(lambda c: c.update(model_type="lama")),
          "config.json:", "model_type", "lama", "Did you mean 'llama'"),
@@ -101,5 +100,37 @@ def test_bad_input_is_one_clear_error(case: Case, tmp_path: Path, capsys: pytest
 
 
 def test_two_outputs_to_stdout_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "8", "--json", "-", "--csv", "-"]) == 2
+    run = ["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "8"]
+    assert main([*run, "--json", "-", "--csv", "-"]) == 2
     assert "stdout" in capsys.readouterr().err
+
+
+def test_two_outputs_to_one_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "8"]
+    assert main([*run, "--json", str(tmp_path / "a"), "--csv", f"{tmp_path}/./a"]) == 2
+    assert "same file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plots_below_a_file_are_refused_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    run = ["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "8"]
+    assert main([*run, "--json", str(tmp_path / "r.json"), "--plots", str(tmp_path / "file" / "plots")]) == 2
+    assert "plots" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("change", [
+    "static_power=-300 W", "parts.mxu.mac_energy.bf16=-1 pJ", "parts.hbm.stacks=true", "links=[]", "parts.mxu.clock=5000 GHz",
+    "parts.scratchpad.bank_width=1 B",
+])
+def test_impossible_machines_are_refused(change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "8"]
+    assert main([*run, "--set", change]) == 2
+    assert "--set" in capsys.readouterr().err
+
+
+def test_an_alias_that_holds_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "chip.yaml").write_text("name: &x [*x]\n")
+    assert main(["show", str(tmp_path / "chip.yaml")]) == 2
+    assert "nested" in capsys.readouterr().err

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
-
 from tilesim.sim.config import Config, load
 from tilesim.sim.errors import ConfigError
 from tilesim.sim.show import show_config

@@ -5,7 +5,6 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tilesim.sim.clock import Clock
 from tilesim.sim.dtypes import parse_dtype
 from tilesim.sim.errors import ConfigError
