@@ -20,6 +20,7 @@ from .calibrate_gpu import SKIPPED_FLAGS
 from .calibrate_links import link_of
 from .contract import GroupSummary, Row, ValidationResult, compare, skip, summarise_group
 from .gpu_devices import csv_files, known_gpus
+from .gpu_energy import energy_rows
 from .gpu_llmcompass import LLMCOMPASS_COLUMNS, llmcompass_rows
 from .gpu_micro import micro_rows
 from .gpu_power import power_rows
@@ -86,7 +87,7 @@ def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
         assert time is not None
         rows.append(timed_row(raw, float(time.seconds[0]), gpus[raw["device"]]))
-    return rows + whole_rows(table, gpus, reasons) + power_rows(table, gpus) + micro_rows(table, gpus)
+    return rows + whole_rows(table, gpus, reasons) + power_rows(table, gpus) + energy_rows(table, gpus) + micro_rows(table, gpus)
 
 
 def skip_reason(raw: RawRow, gpus: Mapping[str, Gpu]) -> str | None:

@@ -15,6 +15,7 @@ from ..arch.gpu_config import ELEMENT_BYTES, Gpu, assemble
 from .contract import Row, compare, skip
 from .gpu_models import SHAPES, Engine, Shape, Step, cache_bytes_per_token, generation_s, step
 from .gpu_rows import RawRow, number
+from .gpu_serving import open_loop
 
 PUBLISHED_COLUMNS = {"device", "n_dev", "kind", "name", "shape", "batch", "isl", "osl", "dtype", "framework", "metric", "value"}
 TOLERANCE_PCT = 12.0
@@ -66,6 +67,8 @@ def _predictor(raw: RawRow) -> Callable[[RawRow, Gpu], float | None] | None:
         return _gemm if "naive" not in raw["framework"] else None
     if raw["kind"] == "op" and raw["name"] == "attention_fwd":
         return _attention if raw["framework"].startswith(("FlashAttention", "cuDNN")) else None
+    if raw["kind"] == "model" and "open loop" in (raw["batch"] or ""):
+        return _serving
     if raw["kind"] == "model":
         return {"first_token_latency": _first_token, "output_throughput": _static_batch,
                 "output_throughput_per_gpu": _static_batch, "throughput_max_load_total": _max_load,
@@ -161,6 +164,17 @@ def _max_load(raw: RawRow, gpu: Gpu) -> float | None:
     prompt_s = step(board, shape, engine, batch=chunk, q_len=prompt, kv_len=prompt, ranks=ranks).seconds * batch / chunk
     steps_s = output * step(board, shape, engine, batch=batch, q_len=1, kv_len=prompt + output // 2, ranks=ranks).seconds
     return batch * output / (prompt_s + steps_s)
+
+
+def _serving(raw: RawRow, gpu: Gpu) -> float | None:
+    """A figure of an online run: requests arrive at the rate in the row, the engine batches them continuously."""
+    model = _MODELS.get(re.sub(r"[^a-z0-9]", "", raw["name"].lower()))
+    rate = re.search(r"qps=(INF|[\d.]+)", raw["batch"])
+    if model is None or rate is None:
+        return None
+    found = open_loop(gpu.name, model, int(number(raw, "n_dev", 1.0)), float("inf") if rate[1] == "INF" else float(rate[1]),
+                      int(number(raw, "isl")), int(number(raw, "osl")))
+    return found.get(raw["metric"])
 
 
 def _decode_rate(raw: RawRow, gpu: Gpu) -> float | None:

@@ -8,13 +8,14 @@ batch sizes and contexts that is filled on demand.
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
 
-from ..arch.gpu_config import ELEMENT_BYTES, Gpu
+from ..arch.gpu_config import ELEMENT_BYTES, Gpu, find_gpu
 from .contract import Row, compare, skip
 from .gpu_models import SHAPES, Engine, Shape, cache_bytes_per_token, step
 from .gpu_rows import RawRow, number
@@ -62,8 +63,10 @@ def serving_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) ->
             for metric in ours]
 
 
-def simulate(requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int) -> None:
-    """Run *requests* to their last tokens; their times are filled in."""
+def simulate(
+    requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int, most_sequences: int = _MOST_SEQUENCES,
+) -> None:
+    """Run *requests* to their last tokens, at most *most_sequences* at once; their times are filled in."""
     engine = Engine(0.0, "graph", "bf16", "bf16")
 
     @cache
@@ -84,7 +87,7 @@ def simulate(requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int) ->
         if not running and waiting[0].arrival_s > now_s:
             now_s = waiting[0].arrival_s
         held = sum(r.prompt + r.generated for r in running)
-        while waiting and waiting[0].arrival_s <= now_s and len(running) < _MOST_SEQUENCES and (
+        while waiting and waiting[0].arrival_s <= now_s and len(running) < most_sequences and (
                 not running or held + waiting[0].prompt <= room):
             held += waiting[0].prompt
             running.append(waiting.pop(0))
@@ -117,3 +120,24 @@ def simulate(requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int) ->
         for request in [r for r in running if r.generated >= r.output]:
             request.end_s = now_s
             running.remove(request)
+
+
+#: Requests of an open-loop run of TensorRT-LLM's own benchmark, and the seed of their Poisson arrivals. Its lengths are fixed.
+_OPEN_LOOP_REQUESTS, _SEED = 500, 1
+#: TensorRT-LLM's `max_batch_size` in its published runs.
+_OPEN_LOOP_SEQUENCES = 2048
+
+
+@cache
+def open_loop(gpu_name: str, model: str, ranks: int, requests_per_s: float, prompt: int, output: int) -> dict[str, float]:
+    """Mean first-token time and time between tokens (ms), and output tokens per second, of requests that arrive at random at
+    *requests_per_s* (infinite: all at once)."""
+    generator = random.Random(_SEED)
+    arrival_s, requests = 0.0, []
+    for _ in range(_OPEN_LOOP_REQUESTS):
+        requests.append(Request(arrival_s, prompt, output))
+        arrival_s += generator.expovariate(requests_per_s) if math.isfinite(requests_per_s) else 0.0
+    simulate(requests, find_gpu(gpu_name), SHAPES[model], ranks, _OPEN_LOOP_SEQUENCES)
+    return {"mean_ttft": 1e3 * fmean(r.first_token_s - r.arrival_s for r in requests),
+            "mean_itl": 1e3 * fmean((r.end_s - r.first_token_s) / max(1, r.output - 1) for r in requests),
+            "output_throughput": _OPEN_LOOP_REQUESTS * output / max(r.end_s for r in requests)}

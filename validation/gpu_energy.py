@@ -1,0 +1,83 @@
+"""Measured energy per output token of served models (ML.ENERGY): steady decode batches of vLLM, all boards together.
+
+A row tells model, mean batch, boards and the mean length of answers; the median time between tokens and the joules per output
+token are predicted from one decode step at the mean context. The joules of the prompts are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..arch.gpu_config import Gpu
+from .contract import Row, compare, skip
+from .gpu_models import SHAPES, Engine, Shape, step
+from .gpu_rows import RawRow, note, number
+from .gpu_serving import HOST_US_PER_STEP
+
+#: Reported, not promised: what the engine does between steps is not in the rows.
+TOLERANCE_PCT = 25.0
+#: Tokens of a prompt. ASSUMED: the tasks' mean is not in the rows; answers of 600–9000 tokens make it weigh little.
+_PROMPT_TOKENS = 300
+#: Shapes of the `config.json` files of the models; the sliding windows of Gemma 3 and gpt-oss are not in a shape.
+_MORE_SHAPES = {
+    "Qwen3-8B": Shape(36, 4096, 32, 8, 128, 12288, 151936),
+    "Qwen3-14B": Shape(40, 5120, 40, 8, 128, 17408, 151936),
+    "Qwen3-235B-A22B": Shape(94, 4096, 64, 4, 128, 1536, 151936, experts=128, top_k=8),
+    "Qwen3-Coder-480B-A35B": Shape(62, 6144, 96, 8, 128, 2560, 151936, experts=160, top_k=8),
+    "gpt-oss-20b": Shape(24, 2880, 64, 8, 64, 2880, 201088, experts=32, top_k=4),
+    "gpt-oss-120b": Shape(36, 2880, 64, 8, 64, 2880, 201088, experts=128, top_k=4),
+    "gemma-3-12b": Shape(48, 3840, 16, 8, 256, 15360, 262208),
+    "gemma-3-27b": Shape(62, 5376, 32, 16, 128, 21504, 262208),
+    "Qwen3-30B-A3B": SHAPES["qwen3-30b-a3b"],
+    "Qwen3-Coder-30B-A3B": SHAPES["qwen3-30b-a3b"],
+    "Qwen3-32B": SHAPES["qwen3-32b"],
+    "Llama-3.1-8B": SHAPES["llama-3-8b"],
+    "Llama-3.1-70B": SHAPES["llama-3-70b"],
+    "Llama-3.3-70B": SHAPES["llama-3-70b"],
+    "Llama-3.1-405B": SHAPES["llama-3-405b"],
+}
+_FORMATS = {"bfloat16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
+
+
+def energy_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]:
+    """Two scores of each row of energy per token: the joules, and the time between tokens."""
+    rows: list[Row] = []
+    for raw in table:
+        if raw["op"] != "e2e_decode" or not number(raw, "power_w") > 0:
+            continue
+        wanted = {f"{raw['row_id']}/J_per_token": ("e2e_energy", number(raw, "value")),
+                  f"{raw['row_id']}/itl_us": ("e2e_itl", number(raw, "median_us"))}
+        found = _predict(raw, gpus)
+        for case, (group, expected) in wanted.items():
+            if isinstance(found, str):
+                rows.append(skip(case, group, expected, found, device=raw["device"]))
+            else:
+                rows.append(compare(case, group, expected, found[group], TOLERANCE_PCT, device=raw["device"]))
+    return rows
+
+
+def _predict(raw: RawRow, gpus: Mapping[str, Gpu]) -> dict[str, float] | str:
+    """Joules per token and µs per step, or why there are none."""
+    if raw["device"] not in gpus:
+        return f"no description of the device {raw['device']!r}"
+    if raw["dtype"] not in _FORMATS:
+        return f"no format {raw['dtype']!r}"
+    shape = _shape(raw)
+    gpu, batch, ranks = gpus[raw["device"]], max(1, round(number(raw, "batch"))), int(number(raw, "ranks", 1.0))
+    context = _PROMPT_TOKENS + int(float(note(raw, "avg_out") or 0.0) / 2)
+    engine = Engine(0.0, "graph", _FORMATS[raw["dtype"]], "bf16")
+    one = step(gpu, shape, engine, batch=batch, q_len=1, kv_len=context, ranks=ranks)
+    host_s = HOST_US_PER_STEP * 1e-6
+    joules = one.energy_j + ranks * gpu.device.idle_power_w * host_s
+    return {"e2e_energy": joules / batch, "e2e_itl": (one.seconds + host_s) * 1e6}
+
+
+def _shape(raw: RawRow) -> Shape:
+    """The model's shape; where its attention or its layers are of a kind that a `Shape` cannot say (MLA, state space, chunks),
+    the dense model with the nearest number of active parameters stands in, and the row counts against us."""
+    name = (note(raw, "model") or "").rpartition("/")[2]
+    known = [key for key in _MORE_SHAPES if name.startswith(key)]
+    if known:
+        return _MORE_SHAPES[max(known, key=len)]
+    active = 1e9 * float(note(raw, "active_B") or 8.0)
+    return min((shape for shape in _MORE_SHAPES.values() if not shape.experts), key=lambda shape: abs(shape.weights - active))
