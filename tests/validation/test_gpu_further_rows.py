@@ -1,0 +1,50 @@
+"""Rows of the GPU suite beyond single kernels: energy per token, online serving, printed board names, quantised weights."""
+
+from __future__ import annotations
+
+import pytest
+from tilesim.arch.gpu_config import find_gpu, shipped_gpus
+from tilesim.validation.gpu_energy import energy_rows
+from tilesim.validation.gpu_published_ops import board_named, grouped_gemm, narrow_weights
+from tilesim.validation.gpu_serving import open_loop
+
+ENERGY_ROW = {"row_id": "r", "device": "H100-SXM5-80GB", "dtype": "bfloat16", "op": "e2e_decode", "batch": "32", "ranks": "1",
+              "median_us": "12000", "power_w": "600", "value": "0.24", "extra": "model=Qwen/Qwen3-14B;avg_out=800;active_B=14.0"}
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-14B", "deepseek-ai/DeepSeek-R1"])
+def test_energy_rows_are_never_passed_over(model: str) -> None:
+    """A model of a kind that we have no kernels for is predicted by a stand-in, and counts."""
+    rows = energy_rows([{**ENERGY_ROW, "extra": f"model={model};avg_out=800;active_B=14.0"}], shipped_gpus())
+    assert [row.group for row in rows] == ["e2e_energy", "e2e_itl"]
+    assert all(row.skipped is None and row.got is not None and row.got > 0 for row in rows)
+
+
+def test_open_loop_below_saturation_serves_what_arrives() -> None:
+    """2 requests per second of 16 tokens each: the rate is kept, and a first token waits for little more than its prompt."""
+    found = open_loop("h100-sxm", "llama-3-8b", 1, 2.0, 467, 16)
+    assert found["output_throughput"] == pytest.approx(32.0, rel=0.1)
+    assert found["mean_ttft"] < 100.0
+
+
+@pytest.mark.parametrize(("printed", "name"), [("A100 SXM 80GB", "a100-sxm-80gb"), ("4090 24GB", "rtx-4090"), ("A40 48GB", "a40")])
+def test_printed_board_names_are_found(printed: str, name: str) -> None:
+    board = board_named(printed, shipped_gpus())
+    assert board is not None
+    assert board.name == name
+
+
+def test_four_bit_weights_pay_at_small_batches_only() -> None:
+    board = find_gpu("a100-sxm-80gb")
+    small, large = (narrow_weights({"name": "w4a16_linear_layers_of_Llama-13B", "batch": str(batch)}, board) for batch in (1, 4096))
+    assert small is not None
+    assert large is not None
+    assert 1.5 < small <= 4.0
+    assert large == pytest.approx(1.0, abs=0.15)
+
+
+def test_grouped_gemm_stays_below_its_peak() -> None:
+    board = find_gpu("h800-sxm")
+    tflops = grouped_gemm({"shape": "groups=4;M_per_group=8192;N=4096;K=7168", "metric": "tflops_per_s"}, board)
+    assert tflops is not None
+    assert 0 < tflops * 1e12 < board.peak_flops_per_s("fp8")
