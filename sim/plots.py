@@ -94,12 +94,14 @@ def roofline(report: Report) -> Figure:
     ridge = peak_flops / memory.peak_bytes_per_s
     low = min([p[0] for p in points] + [ridge]) / 4
     high = max([p[0] for p in points] + [ridge]) * 8
+    if points:                              # an operator without MACs has neither intensity nor a roof
+        axes.set(xscale="log", yscale="log")
     axes.plot([low, ridge, high], [low * memory.peak_bytes_per_s, peak_flops, peak_flops], color="black",
               label=f"roof: {si_text(memory.peak_bytes_per_s, 'B/s', 3)}, {si_text(peak_flops, 'FLOP/s', 3)}")
     for i, (intensity, rate, seconds, name) in enumerate(sorted(points, key=lambda p: -p[2])):
         axes.scatter(intensity, rate, s=30 + 600 * seconds / report.seconds, color=COLOURS[i % len(COLOURS)], alpha=0.8,
                      edgecolor="white", label=f"{name} ({100 * seconds / report.seconds:.0f} % of time)", zorder=3)
-    axes.set(xscale="log", yscale="log", xlabel="operational intensity (FLOP per DRAM byte)",
+    axes.set(xlabel="operational intensity (FLOP per DRAM byte)",
              ylabel="achieved rate (FLOP/s)", title=f"Roofline: {report.workload}\non {report.machine}")
     axes.grid(True, which="major", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
