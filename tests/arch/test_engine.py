@@ -40,8 +40,9 @@ def product() -> TileProgram:
                     accumulate=False)
     builder.compute("vpu", "copy", (view_of((N, N), buffer=sums),), (view_of((N, N), buffer=out),))
     builder.store("dma.store", 2, whole(2 * size), view_of((N, N), buffer=out))
-    tensors = tuple(TensorPlace(name, (N, N), BF16, role, "hbm", i << 20, 2 * size)
-                    for i, (name, role) in enumerate((("a", "input"), ("b", "weight"), ("c", "output"))))
+    tensors = (TensorPlace("a", (N, N), BF16, "input", "hbm", 0, 2 * size),
+               TensorPlace("b", (N, N), BF16, "weight", "hbm", 1 << 20, 2 * size),
+               TensorPlace("c", (N, N), BF16, "output", "hbm", 2 << 20, 2 * size))
     pools = tuple(Pool(name, "scratchpad", 1 << 20) for name in ("stream", "accumulators", "vector"))
     step = Step("product", "gemm", builder.build(), (0, 1, 2), ((), (), ()))
     return TileProgram(tensors, pools, {"scratchpad": 0}, (step,))
