@@ -89,7 +89,7 @@ def replay(
     states[0, at.S_DESC_TAIL] = desc.shape[1]
     transfers = np.array([[desc.shape[1], 0]], np.int64)
     log = np.zeros((1, log_commands, at.L_SIZE), np.int64)
-    scratch = np.zeros(1, np.int64)
+    scratch = np.zeros((1, 2), np.int64)
     for until in (at.NEVER, 0):
         until = until or int(states[0, at.S_LAST_DATA]) + 1 + run_on
         advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, scratch, until)

@@ -104,7 +104,7 @@ class DramSystem:
         self.tables = tables_for(config.device.standard, organisation, config.device.ticks, self._map, config.control)
         self.channels = Channels(self.tables, config.channels, config.control.refresh_phases, exact=exact)
         self._transfers = np.zeros((16, at.X_SIZE), np.int64)
-        self._bound = np.zeros(16, np.int64)
+        self._bound = np.zeros((16, 2), np.int64)
         self._free_transfers = list(range(15, -1, -1))
         self._pending: dict[int, tuple[simpy.Event, int]] = {}
         self._wake: simpy.Event | None = None
@@ -154,7 +154,7 @@ class DramSystem:
         if not self._free_transfers:
             size = len(self._transfers)
             self._transfers = np.concatenate((self._transfers, np.zeros_like(self._transfers)))
-            self._bound = np.zeros(2 * size, np.int64)
+            self._bound = np.zeros((2 * size, 2), np.int64)
             self._free_transfers = list(range(2 * size - 1, size - 1, -1))
         return self._free_transfers.pop()
 

@@ -40,6 +40,8 @@ Int64Array = npt.NDArray[np.int64]
 #: Classes of candidates in one cycle, most urgent first. A rank is class · 2**50 + age.
 _URGENT, _ACTIVE, _REFRESH, _HIT, _OTHER, _TIDY, _DEFERRED = 0, 1, 2, 3, 4, 5, 6
 _CLASS = 1 << 50
+#: Descriptors of one channel that are looked at one by one for the end of their transfers.
+_LOOKED = 256
 
 
 @inlined
@@ -487,20 +489,26 @@ def advance(
         run_channel(states[0], p, rules, first, segments, descs[0], transfers, logs[0], until, 1)
         return int(states[0, S_FINISHED])
     while True:
-        bound[:] = -1
+        bound[:, 0] = -1
+        horizon = until
         for c in range(channels):
             s, desc = states[c], descs[c]
             while s[S_DESC_LOW] < s[S_DESC_TAIL] and desc[s[S_DESC_LOW], D_LEFT] == 0:
                 s[S_DESC_LOW] += 1
-            for d in range(s[S_DESC_LOW], s[S_DESC_TAIL]):
-                if desc[d, D_LEFT] > 0:
-                    soonest = s[S_NOW] + (desc[d, D_LEFT] - 1) * p[P_MIN_COLUMN_GAP] + p[P_LOOKAHEAD]
-                    x = desc[d, D_TRANSFER]
-                    bound[x] = max(bound[x], soonest)
-        horizon = until
+            looked = min(s[S_DESC_TAIL], s[S_DESC_LOW] + _LOOKED)
+            if looked < s[S_DESC_TAIL]:
+                # What lies behind has not been admitted: one request a cycle is, so none of it ends sooner than this.
+                horizon = min(horizon, s[S_NOW] + max(0, looked - s[S_DESC_HEAD]) + p[P_LOOKAHEAD])
+            for d in range(s[S_DESC_LOW], looked):
+                bound[desc[d, D_TRANSFER], 1] += desc[d, D_LEFT]
+            for d in range(s[S_DESC_LOW], looked):
+                x = desc[d, D_TRANSFER]
+                if bound[x, 1] > 0:
+                    soonest = s[S_NOW] + (bound[x, 1] - 1) * p[P_MIN_COLUMN_GAP] + p[P_LOOKAHEAD]
+                    bound[x, 0], bound[x, 1] = max(bound[x, 0], soonest), 0
         for x in range(bound.shape[0]):
-            if 0 <= bound[x] < horizon:
-                horizon = bound[x]
+            if 0 <= bound[x, 0] < horizon:
+                horizon = bound[x, 0]
         for c in range(channels):
             if states[c, S_NOW] < horizon:
                 states[c, S_FINISHED] = 0

@@ -271,7 +271,7 @@ def unlink(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
 @inlined
 def set_hit(s: Int64Array, p: Int64Array, at: int, slot: int) -> None:
     """The oldest hit of queue and bank *at* is *slot* (-1: none)."""
-    s[S_HIT_BANKS + (at >= p[P_BANKS])] += (slot >= 0) - (s[p[P_O_HIT] + at] >= 0)
+    s[S_HIT_BANKS + int(at >= p[P_BANKS])] += int(slot >= 0) - int(s[p[P_O_HIT] + at] >= 0)
     s[p[P_O_HIT] + at] = slot
 
 

@@ -162,6 +162,6 @@ def run_channel(tables: Tables, local: Int64Array, tick: Int64Array, write: Bool
     states[0, at.S_DESC_TAIL] = desc.shape[1]
     transfers = np.array([[desc.shape[1], 0]], np.int64)
     advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log,
-            np.zeros(1, np.int64), at.NEVER)
+            np.zeros((1, 2), np.int64), at.NEVER)
     return ChannelRun(tick, write, desc[0, :, at.D_ADMIT].copy(), desc[0, :, at.D_FINISH].copy(), states[0],
                       log[0, :int(states[0, at.S_LOG])].copy())
