@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_help_needs_no_heavy_import() -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
-    command = f"{sys.executable} -m tilesim run --arch hbm-npu --model gpt2 --phase decode --context 8 | head -1"
+    command = f"{shlex.quote(sys.executable)} -m tilesim run --arch hbm-npu --model gpt2 --phase decode --context 8 | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
     assert done.stderr == ""
     assert "gpt2" in done.stdout
