@@ -37,6 +37,8 @@ def run_banked(
     while True:
         arrival = next_arrival(s, p, segments, desc)
         now = s[S_NOW]
+        if arrival >= NEVER and s[S_BANK_QUEUED] == 0 and s[S_READS] + s[S_WRITES] > 0:
+            may_move = True                             # nothing comes before what waits here has gone
         at, bank, command, slot = next_command(s, p, now)
         soonest = min(arrival, s[S_NEXT_REFRESH], now if may_move else at, at)
         if soonest >= until:

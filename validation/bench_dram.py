@@ -1,46 +1,103 @@
-"""Requests per CPU second of the DRAM controller, on the cases that two public simulators were timed on, with their traffic.
+"""Speed of the DRAM controller: requests a CPU second on the traffic of the peers' measurements, without reductions, on one core.
 
-No reductions, one core, one channel, the preset of the peer; the trace is made before the clock starts, as the peers' was.
+``python -m tilesim.validation.bench_dram [--requests N] [--channels N] [--reference FOLDER]`` runs shipped memories; with a
+reference folder its devices instead, beside the peers' own figures in ``speed.csv``.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+
+from ..memory import layout as at
 from ..memory.address import parse_mapping
-from ..memory.controller import replay, tables_for
-from .bench import Line
-from .dram import SHIPPED, Reference, controller_of
+from ..memory.controller import PRESETS, ControllerConfig, descriptors, tables_for
+from ..memory.kernel import advance
+from ..memory.standard import load_memory
+from ..memory.tables import Tables
+from .dram import Reference, controller_of
 from .dram_traces import MAPPING, Geometry, make_trace
 
-REQUESTS = 300_000
-#: (peer, config) → thousand requests per CPU second of the peer on sequential, bank-group and random reads, release builds on a
-#: 2-core machine (Ramulator 2.1 c5b1c3a, DRAMsim3 2981759, both MIT): our own runs of the unmodified simulators.
-PEERS = {
-    ("ramulator2.1", "ddr4_2400r_8gb_x8"): {"seq_rd": 267, "bgi_rd": 336, "rand_rd": 150},
-    ("ramulator2.1", "hbm3_6400_8gb_8hi"): {"seq_rd": 206, "bgi_rd": 383, "rand_rd": 98},
-    ("ramulator2.1", "ddr5_4800an_16gb_x8"): {},
-    ("ramulator2.1", "lpddr5_6400_8gb_x16"): {},
-    ("dramsim3", "ddr4_2400_8gb_x8"): {"seq_rd": 276, "bgi_rd": 252, "rand_rd": 116},
-    ("dramsim3", "hbm2_8gb_x128"): {"seq_rd": 468, "bgi_rd": 418, "rand_rd": 86},
-}
-KINDS = ("seq_rd", "bgi_rd", "hit_rd", "rand_rd")
+KINDS = ("seq_rd", "bgi_rd", "hit_rd", "rand_rd", "mix50_rand")
+MEMORIES = ("ddr4-3200", "ddr5-4800", "lpddr5-6400", "gddr6-14000", "hbm2-2000", "hbm3-6400")
+REPEATS = 3
 
 
-def benchmarks() -> Iterator[Line]:
-    """One line for each device and kind of traffic."""
-    reference = Reference(SHIPPED / "configs.yaml")
-    for (peer, config), rates in PEERS.items():
-        device = reference.device(peer, config)
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One measurement: the best of a few runs."""
+
+    case: str
+    requests_per_cpu_s: float
+    peer_requests_per_cpu_s: float | None = None
+
+
+def measure(tables: Tables, geometry: Geometry, kind: str, requests: int, channels: int) -> float:
+    """Requests a CPU second over all *channels*, each serving the same trace."""
+    trace = make_trace(kind, geometry, requests)
+    best_s = float("inf")
+    for _ in range(REPEATS):
+        states = tables.new_states(channels)
+        states[:, at.S_DESC_TAIL] = requests
+        one = descriptors(trace.burst, np.ones_like(trace.burst), trace.tick + 1, trace.write, 0)
+        desc = np.repeat(one[None], channels, axis=0)
+        transfers, log = np.array([[requests * channels, 0]], np.int64), np.zeros((1, 0, at.L_SIZE), np.int64)
+        start_s = time.process_time()
+        scratch = np.zeros((1, 2), np.int64)
+        advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, scratch, at.NEVER)
+        best_s = min(best_s, time.process_time() - start_s)
+    return requests * channels / best_s
+
+
+def shipped(requests: int, channels: int, controller: ControllerConfig) -> Iterator[Speed]:
+    """The shipped memories under one controller."""
+    for name in MEMORIES:
+        memory = load_memory(name)
+        o = memory.organisation
+        geometry = Geometry(o.bursts_per_row, o.pseudo_channels, o.stack_ids * o.ranks, o.bank_groups, o.banks_per_group, o.rows,
+                            o.bytes_per_burst)
+        mapping = parse_mapping("RoBaBgSidRaPcCo", o)
+        tables = tables_for(memory.standard, o, memory.ticks, mapping, controller)
         for kind in KINDS:
-            trace = make_trace(kind, Geometry.parse(device.geometry), REQUESTS, 1)
-            best = float("inf")
-            for _ in range(3):
-                tables = tables_for(device.standard, device.organisation, device.timing,
-                                    parse_mapping(MAPPING, device.organisation), controller_of(peer))
-                before = time.process_time()
-                replay(tables, trace.burst, trace.tick + 1, trace.write)
-                best = min(best, time.process_time() - before)
-            known = rates.get(kind)
-            yield Line(f"{config} {kind}", best, REQUESTS / best, "req/s", known * 1e3 if known else None, peer if known else "")
+            yield Speed(f"{name}/{kind} x {channels}", measure(tables, geometry, kind, requests, channels))
+
+
+def against(folder: Path) -> Iterator[Speed]:
+    """The cases of ``speed.csv``, with the peers' own speeds."""
+    reference = Reference(folder / "configs.yaml")
+    with (folder / "speed.csv").open(encoding="utf-8", newline="") as stream:
+        for line in csv.DictReader(stream):
+            config, _, several = line["config"].partition(" x ")
+            channels = int(several.split()[0]) if several else 1
+            device = reference.device(line["peer"], config)
+            tables = tables_for(device.standard, device.organisation, device.timing, parse_mapping(MAPPING, device.organisation),
+                                controller_of(line["peer"]))
+            speed = measure(tables, Geometry.parse(device.geometry), line["trace"], int(line["requests"]) // channels, channels)
+            yield Speed(f"{line['peer']}/{line['config']}/{line['trace']}", speed, float(line["requests_per_s"]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one line for each case."""
+    parser = argparse.ArgumentParser(prog="bench_dram", description=__doc__)
+    parser.add_argument("--requests", type=int, default=300_000)
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--reference", type=Path)
+    parsed = parser.parse_args(arguments)
+    speeds = shipped(parsed.requests, parsed.channels, PRESETS["ramulator"])
+    for speed in against(parsed.reference) if parsed.reference else speeds:
+        peer = speed.peer_requests_per_cpu_s
+        beside = f"   peer {peer / 1e6:.3f} M/s   x {speed.requests_per_cpu_s / peer:.1f}" if peer else ""
+        sys.stdout.write(f"{speed.case:55s} {speed.requests_per_cpu_s / 1e6:6.2f} M requests/CPU-s{beside}\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
