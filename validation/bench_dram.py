@@ -22,6 +22,7 @@ from ..memory.controller import PRESETS, ControllerConfig, descriptors, tables_f
 from ..memory.kernel import advance
 from ..memory.standard import load_memory
 from ..memory.tables import Tables
+from .bench import Line
 from .dram import Reference, controller_of
 from .dram_traces import MAPPING, Geometry, make_trace
 
@@ -37,6 +38,12 @@ class Speed:
     case: str
     requests_per_cpu_s: float
     peer_requests_per_cpu_s: float | None = None
+
+
+def benchmarks() -> Iterator[Line]:
+    """The shipped memories under the preset ``ramulator``, for the table of all benchmarks."""
+    for speed in shipped(300_000, 1, PRESETS["ramulator"]):
+        yield Line(speed.case, 300_000 / speed.requests_per_cpu_s, speed.requests_per_cpu_s, "req/s")
 
 
 def measure(tables: Tables, geometry: Geometry, kind: str, requests: int, channels: int) -> float:
