@@ -15,6 +15,7 @@ from .arch.systolic import SystolicConfig
 from .arch.vector import VectorConfig
 from .mapping.mapper import map_graph
 from .memory.dram import DramConfig
+from .memory.ideal import IdealMemoryConfig
 from .memory.sram import SramConfig
 from .run_gpu import run_gpu_graph
 from .sim.clock import Clock
@@ -120,7 +121,7 @@ def _price(machine: MachineConfig, run: ProgramRun) -> None:
         if moved and link.energy_pj_per_bit:
             ledger.price("links", f"{link.source}→{link.target} bit", link.energy_pj_per_bit)
             ledger.add("links", f"{link.source}→{link.target} bit", moved * BITS_PER_BYTE)
-    memory_name, _ = machine.only(DramConfig, "dram")
+    memory_name, _ = machine.main_memory()
     for action, (count, pj) in run.memory.energy_actions(run.end_ps).items():
         ledger.price(memory_name, action, pj)
         ledger.add(memory_name, action, count)
@@ -133,20 +134,21 @@ def _cycles(machine: MachineConfig, end_ps: int) -> dict[str, int]:
     mxu_name, mxu = machine.only(SystolicConfig, "systolic")
     vpu_name, vpu = machine.only(VectorConfig, "vector")
     clocks = {mxu_name: Clock.from_hz(mxu_name, mxu.clock_hz), vpu_name: Clock.from_hz(vpu_name, vpu.clock_hz)}
-    memory_name, memory = machine.only(DramConfig, "dram")
-    clocks[memory_name] = memory.clock()
+    memory_name, memory = machine.main_memory()
+    if isinstance(memory, DramConfig):
+        clocks[memory_name] = memory.clock()
     return {name: clock.cycle_at(end_ps) for name, clock in clocks.items()}
 
 
 def _memory(machine: MachineConfig, program: TileProgram, run: ProgramRun) -> dict[str, MemoryReport]:
-    memory_name, _ = machine.only(DramConfig, "dram")
+    memory_name, memory = machine.main_memory()
     sram_name, sram = machine.only(SramConfig, "sram")
     seconds = run.end_ps / PS_PER_S
     dram = run.memory
     used = sum(t.nbytes for t in program.tensors if t.memory == memory_name and not t.resident)
     return {
         memory_name: MemoryReport(
-            memory_name, "dram", dram.capacity_bytes, used, dram.read_bytes, dram.written_bytes,
+            memory_name, memory.type, dram.capacity_bytes, used, dram.read_bytes, dram.written_bytes,
             (dram.read_bytes + dram.written_bytes) / seconds, dram.peak_bytes_per_s, dram.details(run.end_ps)),
         sram_name: MemoryReport(
             sram_name, "sram", sram.capacity_bytes, run.sram_used_bytes, run.sram_read_bytes, run.sram_write_bytes,
@@ -224,7 +226,7 @@ def _peak_macs_per_s(machine: MachineConfig) -> float:
 
 
 def _peak_bytes_per_s(machine: MachineConfig) -> float:
-    return machine.only(DramConfig, "dram")[1].peak_bytes_per_s
+    return machine.main_memory()[1].peak_bytes_per_s
 
 
 def _operator_bounds(machine: MachineConfig, op: Operator) -> tuple[float, float]:
@@ -242,7 +244,7 @@ def _bounds(machine: MachineConfig, graph: OperatorGraph) -> Bounds:
 
 def _link_s(machine: MachineConfig, read_bytes: int, written_bytes: int) -> float:
     """Seconds that the slowest link between memory and scratchpad takes for those bytes, each way."""
-    memory_name, _ = machine.only(DramConfig, "dram")
+    memory_name, _ = machine.main_memory()
     sram_name, _ = machine.only(SramConfig, "sram")
     rates = {(link.source, link.target): link.bandwidth_bytes_per_s for link in machine.links}
     ways = ((memory_name, sram_name, read_bytes), (sram_name, memory_name, written_bytes))
@@ -256,7 +258,12 @@ def _reductions(run: ProgramRun) -> tuple[Mapping[str, Any], ...]:
 
 
 def _assumptions(machine: MachineConfig) -> tuple[str, ...]:
+    name, memory = machine.main_memory()
+    ideal: tuple[str, ...] = ()
+    if isinstance(memory, IdealMemoryConfig):
+        ideal = (f"{name} is an ideal memory, a rate and a latency without rows, banks or refresh: {memory.source}",)
     return (
+        *ideal,
         "roofline: MACs at the peak of arrays and lanes together, weights, KV cache, inputs and outputs at the pin rate",
         "an operator starts its compute when the operators it depends on have ended; loads run ahead",
     )

@@ -1,7 +1,7 @@
 """The engine: a tile program on a machine, as SimPy processes at tile grain.
 
-Each unit is one process that takes its records in program order. DMA queues keep many transfers in flight; the DRAM controller
-is co-simulated (``memory/dram.py``). Time advances only by what a hardware model says: DRAM commands, link rates,
+Each unit is one process that takes its records in program order. DMA queues keep many transfers in flight; the memory is
+co-simulated (``memory/kinds.py``). Time advances only by what a hardware model says: DRAM commands, link rates,
 fold arithmetic, lane operations, SRAM port widths.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import simpy
 
-from ..memory.dram import DramConfig, DramSystem
+from ..memory.kinds import MemorySystem, build_memory
 from ..memory.port_share import PortShare
 from ..memory.sram import SramConfig
 from ..sim.clock import Clock
@@ -67,7 +67,7 @@ class ProgramRun:
     end_ps: int
     operators: list[OperatorRun]
     units: dict[str, UnitRun]
-    memory: DramSystem
+    memory: MemorySystem
     ledger: EnergyLedger
     sram_read_bytes: int
     sram_write_bytes: int
@@ -152,9 +152,9 @@ class Engine:
                  progress: Callable[[int, int], None] | None = None) -> None:
         self.machine, self.program = machine, program
         self.env = simpy.Environment()
-        memory_name, memory_config = machine.only(DramConfig, "dram")
+        memory_name, memory_config = machine.main_memory()
         self.memory_name = memory_name
-        self.memory = DramSystem(self.env, memory_config, exact=exact)
+        self.memory = build_memory(self.env, memory_config, exact=exact)
         self.sram_name, self.sram = machine.only(SramConfig, "sram")
         self.mxu_name, self.mxu = machine.only(SystolicConfig, "systolic")
         self.vpu_name, self.vpu = machine.only(VectorConfig, "vector")

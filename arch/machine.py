@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import networkx as nx
 from pydantic import Field, PrivateAttr, model_validator
 
 from .. import configs
-from ..memory.dram import DramConfig
+from ..memory.kinds import MEMORY_KINDS, MemoryConfig
 from ..memory.sram import SramConfig
 from ..sim import config as config_reader
 from ..sim.config import Config
@@ -33,7 +33,7 @@ class DmaConfig(Config):
     max_in_flight: Annotated[int, Field(ge=1)]
 
 
-PartConfig = Annotated[DramConfig | SramConfig | SystolicConfig | VectorConfig | DmaConfig, Field(discriminator="type")]
+PartConfig = Annotated[MemoryConfig | SramConfig | SystolicConfig | VectorConfig | DmaConfig, Field(discriminator="type")]
 PartT = TypeVar("PartT", bound=Config)
 
 
@@ -99,6 +99,15 @@ class MachineConfig(Config):
         file, line = self._document.mark(tuple(error.key.split(".")))
         return ConfigError(error.message, file=file, line=line, key=error.key, value=error.value, allowed=error.allowed,
                            mend=error.mend)
+
+    def main_memory(self) -> tuple[str, MemoryConfig]:
+        """The single main memory, of whatever kind; a ConfigError when the machine has none or several."""
+        found = [(name, part) for kind in MEMORY_KINDS for name, part in self.named(kind).items()]
+        if len(found) != 1:
+            kinds = " or ".join(get_args(kind.model_fields["type"].annotation)[0] for kind in MEMORY_KINDS)
+            raise ConfigError(f"machine {self.name!r} has {len(found)} main memories (parts of type {kinds}); programs are mapped "
+                              "onto exactly one", key="parts", mend=f"parts: {', '.join(self.parts)}")
+        return found[0]
 
     def only(self, kind: type[PartT], what: str) -> tuple[str, PartT]:
         """The single part of *kind*; a ConfigError when the machine has none or several."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from ..arch.machine import MachineConfig
 from ..arch.systolic import SystolicConfig
 from ..arch.vector import VectorConfig
-from ..memory.dram import DramConfig
 from ..memory.sram import SramConfig
 from ..sim.errors import ConfigError
 from ..sim.program import Segment, Step, TileProgram
@@ -53,7 +52,7 @@ LOWERINGS: dict[str, Lowering] = {
 
 def target_of(machine: MachineConfig, alignment_bytes: int) -> Target:
     """What the mapper must know of *machine*; a ConfigError when it has not exactly one part of each kind."""
-    memory, dram = machine.only(DramConfig, "dram")
+    memory, dram = machine.main_memory()
     sram, scratchpad = machine.only(SramConfig, "sram")
     mxu, array = machine.only(SystolicConfig, "systolic")
     vpu, lanes = machine.only(VectorConfig, "vector")

@@ -81,7 +81,7 @@ def _engineering(unit: str) -> EngFormatter:
 def roofline(report: Report) -> Figure:
     """Each operator shape as a point: operational intensity against achieved rate, under the machine's roof."""
     figure, axes = _figure()
-    memory = next(level for level in report.memory.values() if level.kind == "dram")
+    memory = next(level for level in report.memory.values() if level.kind in ("dram", "ideal"))
     macs = sum(op.macs for op in report.operators)
     peak_flops = FLOPS_PER_MAC * macs / report.bounds.compute_s if report.bounds.compute_s else 0.0
     points = []

@@ -1,0 +1,47 @@
+"""The kinds of main memory that a machine may have, and what builds each. To add a kind: its class, and an entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy.typing as npt
+import simpy
+
+from .dram import DramConfig, DramSystem
+from .ideal import IdealMemory, IdealMemoryConfig
+
+MemoryConfig: TypeAlias = DramConfig | IdealMemoryConfig
+
+
+class MemorySystem(Protocol):
+    """A main memory at work."""
+
+    capacity_bytes: int
+    peak_bytes_per_s: float
+    read_bytes: int
+    written_bytes: int
+
+    def transfer(self, ranges: npt.ArrayLike, write: bool) -> simpy.Event:
+        """Move byte ranges, (n, 2) of address and size; the event comes at the end."""
+
+    def reduction(self) -> dict[str, Any]:
+        """The reduction that it uses, if any (``used``)."""
+
+    def details(self, end_ps: int) -> dict[str, Any]:
+        """Its entry of the report."""
+
+    def energy_actions(self, end_ps: int) -> dict[str, tuple[int, float]]:
+        """Counted actions and the energy of each in picojoules."""
+
+
+#: Kind of main memory → what builds it: (environment, config, exact).
+MEMORY_KINDS: dict[type[MemoryConfig], Callable[[simpy.Environment, Any, bool], MemorySystem]] = {
+    DramConfig: lambda env, config, exact: DramSystem(env, config, exact=exact),
+    IdealMemoryConfig: lambda env, config, exact: IdealMemory(env, config),
+}
+
+
+def build_memory(env: simpy.Environment, config: MemoryConfig, *, exact: bool = False) -> MemorySystem:
+    """The memory that *config* describes, in *env*."""
+    return MEMORY_KINDS[type(config)](env, config, exact)
