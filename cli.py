@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, cli_compare, cli_dram, cli_validate
+from . import __version__, cli_compare, cli_dram, cli_reproduce, cli_validate
 from .sim.errors import ConfigError, TilesimError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT = 2
 OPERATORS = ("gemm", "attention", "norm", "softmax", "elementwise")
 _SWITCHES = ("--exact", "--quiet", "--full")
-LISTS = ("chips", "memories", "models")
+LISTS = ("chips", "memories", "models", "systems")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_compare.add_parser(commands, _add_workload, _workload)
     cli_dram.add_parser(commands)
     cli_validate.add_parser(commands)
+    cli_reproduce.add_parser(commands)
     _add_list(commands)
     _add_show(commands)
     return parser

@@ -22,20 +22,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 
 def write_all(report: Report, folder: Path, stem: str) -> list[Path]:
     """Write every plot of *report* as PNG into *folder* and say which."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder for plots cannot be made: {error.strerror}", file=str(folder)) from None
-    written = []
     drawings: dict[str, Callable[[Report], Any]] = {"roofline": roofline, "energy": energy_breakdown, "time": time_shares}
-    for name, draw in drawings.items():
-        figure = draw(report)
-        path = folder / f"{stem}-{name}.png"
-        partial = path.with_suffix(".part")
-        figure.savefig(partial, format="png", dpi=144, metadata={"Software": None})
-        partial.rename(path)
-        written.append(path)
-    return written
+    return [save(draw(report), folder / f"{stem}-{name}.png") for name, draw in drawings.items()]
 
 
 def write_comparison(bars: list[tuple[str, float, float, float]], title: str, folder: Path, stem: str) -> Path:
@@ -55,8 +43,25 @@ def write_comparison(bars: list[tuple[str, float, float, float]], title: str, fo
     left.invert_yaxis()
     left.legend(fontsize=8)
     figure.suptitle(title)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stem}.png"
+    return save(figure, folder / f"{stem}.png")
+
+
+def new_figure(width_in: float = 8, height_in: float = 5) -> Figure:
+    """An empty figure that no window shows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write *figure* as PNG, whole or not at all; its folder is made when it is missing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder for plots cannot be made: {error.strerror}", file=str(path.parent)) from None
     partial = path.with_suffix(".part")
     figure.savefig(partial, format="png", dpi=144, metadata={"Software": None})
     partial.rename(path)
@@ -64,11 +69,7 @@ def write_comparison(bars: list[tuple[str, float, float, float]], title: str, fo
 
 
 def _figure(width_in: float = 8, height_in: float = 5) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width_in, height_in)
     return figure, figure.add_subplot()
 
 

@@ -146,13 +146,13 @@ class Ratio:
     geometric: float
 
 
-def headline(design: str = "+binding(FuseMax)") -> dict[str, Ratio]:
-    """Speed-ups and energy ratios of *design* against FLAT: of attention, and of the layer end to end."""
+def headline(design: str = "+binding(FuseMax)", memory: MemoryKind = "ideal") -> dict[str, Ratio]:
+    """Speed-ups and energy ratios of *design* against FLAT on *memory*: of attention, and of the layer end to end."""
     ratios: dict[str, list[float]] = {"attention speed-up": [], "end-to-end speed-up": [], "attention energy": [],
                                       "end-to-end energy": []}
     for model in MODELS:
         for seq_len in LENGTHS:
-            ours, flat = point(model, seq_len, design), point(model, seq_len, "FLAT")
+            ours, flat = point(model, seq_len, design, memory), point(model, seq_len, "FLAT", memory)
             ratios["attention speed-up"].append(flat.attn_latency_s / ours.attn_latency_s)
             ratios["end-to-end speed-up"].append((flat.attn_latency_s + flat.linear_layers_latency_s)
                                                  / (ours.attn_latency_s + ours.linear_layers_latency_s))

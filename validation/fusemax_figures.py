@@ -1,0 +1,115 @@
+"""FuseMax's main figures: speed-up and energy of attention, and of the layer end to end, over the unfused baseline.
+
+4 models by 6 lengths by 4 designs, as in figures 8 to 11 of the paper. The paper's side comes from the shipped part of the
+artifact's points; where that lacks a point only ours is given.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ..sim.plots import COLOURS, new_figure
+from .fusemax import DATA, DESIGNS, LENGTHS, MODELS, Point, headline, point
+from .reproduction import Figure, Reproduction, System
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
+
+BASELINE = "unfused"
+SPEED_UP, ENERGY = "attention speed-up over unfused", "attention energy over unfused"
+LAYER_SPEED_UP, LAYER_ENERGY = "end-to-end speed-up over unfused", "end-to-end energy over unfused"
+#: Figure of a point from its own and the baseline's.
+_RATIOS: dict[str, Callable[[Point, Point], float]] = {
+    SPEED_UP: lambda ours, base: base.attn_latency_s / ours.attn_latency_s,
+    ENERGY: lambda ours, base: ours.attn_energy_pJ / base.attn_energy_pJ,
+    LAYER_SPEED_UP: lambda ours, base: ((base.attn_latency_s + base.linear_layers_latency_s)
+                                        / (ours.attn_latency_s + ours.linear_layers_latency_s)),
+    LAYER_ENERGY: lambda ours, base: ((ours.attn_energy_pJ + ours.linear_layers_energy_pJ)
+                                      / (base.attn_energy_pJ + base.linear_layers_energy_pJ)),
+}
+_EQUAL_PCT = 0.1
+_PASSES = ("the unfused baseline's bytes: K and V are read again for each block of queries, here of half the buffer, in the "
+           "artifact of the size that Timeloop's search happened on")
+_COUNTS = "buffer accesses: counted from the loops here, from the mappings that Timeloop's search happened on in the artifact"
+_BY_COMMAND = "with HBM by command: refresh and turnarounds slow what is bound by memory, FLAT from 256K tokens up"
+
+
+def reproduce(system: System) -> Reproduction:
+    """Every point of the figures and the headline means, on the artifact's flat memory and on command-level HBM."""
+    return Reproduction(system, tuple(_claims(system)), tuple(_points()))
+
+
+def _points() -> list[Figure]:
+    published = _published()
+    figures = []
+    for quantity, ratio in _RATIOS.items():
+        for model in MODELS:
+            for seq_len in LENGTHS:
+                base, paper_base = point(model, seq_len, BASELINE), published.get((model, seq_len, BASELINE))
+                for design in DESIGNS[1:]:
+                    theirs = published.get((model, seq_len, design))
+                    paper = ratio(theirs, paper_base) if theirs is not None and paper_base is not None else None
+                    ours = ratio(point(model, seq_len, design), base)
+                    figures.append(Figure(f"{model}/{seq_len}/{design}", quantity, paper, ours, _reason(quantity, paper, ours)))
+    return figures
+
+
+def _reason(quantity: str, paper: float | None, ours: float) -> str:
+    if paper is None:
+        return "this point is not in the shipped table"
+    if abs(ours / paper - 1) * 100 <= _EQUAL_PCT:
+        return "equal"
+    return _PASSES if "speed-up" in quantity else _COUNTS
+
+
+def _published() -> Mapping[tuple[str, str, str], Point]:
+    """The artifact's points that are shipped."""
+    with (DATA / "fusemax.csv").open(newline="", encoding="utf-8") as file:
+        return {(row["model"], row["seq_len"], row["design"]): Point(**{name: float(row[name]) for name in Point.__slots__})
+                for row in csv.DictReader(file)}
+
+
+def _claims(system: System) -> list[Figure]:
+    figures = []
+    for label, memory, reason in (("flat memory", "ideal", ""), ("HBM by command", "hbm", _BY_COMMAND)):
+        for what, ratio in headline(memory="hbm" if memory == "hbm" else "ideal").items():
+            claim = system.claims[f"{what} over FLAT"]
+            for mean, paper, ours in (("arithmetic", claim.exact or claim.value, ratio.arithmetic),
+                                      ("geometric", claim.geometric, ratio.geometric)):
+                why = reason or ("the paper prints no geometric mean" if paper is None else _reason(what, paper, ours))
+                figures.append(Figure(f"{label}/{mean} mean", f"{what} over FLAT", paper, ours, why))
+    return figures
+
+
+def draw(result: Reproduction) -> dict[str, Picture]:
+    """Figures 8 and 9 of the paper (attention) and 10 and 11 (end to end): bars are ours, marks the paper's."""
+    names = {SPEED_UP: "attention-speedup", ENERGY: "attention-energy", LAYER_SPEED_UP: "layer-speedup",
+             LAYER_ENERGY: "layer-energy"}
+    return {name: _bars([figure for figure in result.points if figure.quantity == quantity], quantity)
+            for quantity, name in names.items()}
+
+
+def _bars(figures: list[Figure], quantity: str) -> Picture:
+    """One panel a model, a group of bars a length, a bar a design; the unfused baseline is the line at 1."""
+    picture = new_figure(13, 3.8)
+    panels = picture.subplots(1, len(MODELS), sharey=True)
+    found = {figure.case: figure for figure in figures}
+    width = 0.8 / (len(DESIGNS) - 1)
+    for panel, model in zip(panels, MODELS, strict=True):
+        for index, design in enumerate(DESIGNS[1:]):
+            at = [place + (index - 1.5) * width for place in range(len(LENGTHS))]
+            shown = [found[f"{model}/{seq_len}/{design}"] for seq_len in LENGTHS]
+            panel.bar(at, [figure.ours for figure in shown], width, color=COLOURS[index], label=design)
+            papers = [(x, figure.paper) for x, figure in zip(at, shown, strict=True) if figure.paper is not None]
+            panel.plot([x for x, _ in papers], [paper for _, paper in papers], "_", color=COLOURS[7], markersize=7,
+                       markeredgewidth=1.6, label="the paper's artifact" if index == len(DESIGNS) - 2 else None)
+        panel.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
+        panel.set_xticks(range(len(LENGTHS)), list(LENGTHS))
+        panel.set(title=model, xlabel="sequence length")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(quantity.replace(" over ", "\nover "))
+    handles, labels = panels[0].get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9, frameon=False)
+    return picture
