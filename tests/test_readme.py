@@ -19,9 +19,11 @@ def test_python_example_runs() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_yaml_example_loads(tmp_path: Path) -> None:
+def test_yaml_examples_load(tmp_path: Path) -> None:
     from tilesim.arch.machine import load_machine
 
-    text = "".join(re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL))
-    (tmp_path / "chip.yaml").write_text(text)
-    assert load_machine(str(tmp_path / "chip.yaml")).name == "hbm-npu-wide"
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for text in blocks:
+        (tmp_path / "chip.yaml").write_text(text)
+        assert f"name: {load_machine(str(tmp_path / 'chip.yaml')).name}\n" in text
