@@ -22,6 +22,7 @@ from .kernel_banked import run_banked
 from .kernel_parts import (
     admit,
     close_bank,
+    hold_row,
     issue_column,
     next_arrival,
     open_bank,
@@ -29,7 +30,6 @@ from .kernel_parts import (
     push_refreshes,
     record,
     retire_refresh,
-    set_row_command,
     unlink,
     update_mode,
 )
@@ -55,8 +55,7 @@ def column_ready(s: Int64Array, p: Int64Array, command: int, bank: int, column_f
 @inlined
 def row_ready(s: Int64Array, p: Int64Array, command: int, bank: int, row_from: int) -> int:
     """The first cycle at which the row *command* may go to *bank*; precharges need no rising edge."""
-    at = max(s[p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])],
-             s[p[P_O_BANK_READY] + command * p[P_BANKS] + bank], row_from)
+    at = max(s[p[P_O_BANK_READY] + command * p[P_BANKS] + bank], row_from)
     return int(at if command == p[P_PRE] else at | p[P_ALIGN_ROW])
 
 
@@ -120,55 +119,49 @@ def scan_hits(s: Int64Array, p: Int64Array, queue: int, column_from: int, low: i
 
 
 @compiled
-def scan_misses(
-    s: Int64Array, p: Int64Array, queue: int, row_from: int, low: int, high: int,
-) -> tuple[int, int, int, int, int, int]:
-    """(cycle, rank, slot) of the next activate or precharge for a waiting request, and of the one after it.
-
-    Banks [low, high) must rest.
-    """
+def scan_misses(s: Int64Array, p: Int64Array, queue: int, row_from: int, low: int, high: int) -> tuple[int, int, int]:
+    """(cycle, rank, slot) of the next activate or precharge for a waiting request; banks [low, high) must rest."""
     banks = p[P_BANKS]
-    busy, misses, ages = p[P_O_BUSY] + queue * banks, p[P_O_MISS] + queue * banks, p[P_O_MISS_AGE] + queue * banks
-    row_group, row_bank, open_row, align = p[P_O_ROW_GROUP], p[P_O_ROW_BANK], p[P_O_OPEN_ROW], p[P_ALIGN_ROW]
-    all_free = high == 0 and s[S_SPLIT_BANK] < 0 and p[P_SCHEDULER] != SCHED_IN_ORDER
-    split = s[S_SPLIT_BANK] >= 0
-    oldest = _oldest(s, p, queue)
-    none = WAIT_LIMIT << AGE_BITS
-    best, best_bank, second, second_bank = none, -1, none, -1
-    for k in range(s[S_BUSY_READ + queue]):
-        bank = s[busy + k]
-        age = s[ages + bank]
-        at = max(s[s[row_group + bank]], s[s[row_bank + bank]], row_from)
-        if align:
-            at |= s[open_row + bank] < 0
-        if not all_free and (low <= bank < high or (split and s[open_row + bank] < 0) or (oldest >= 0 and age != oldest)):
-            continue
-        # No branch on what the data say: this loop is where a random stream spends its time.
-        key = (min(at - row_from, WAIT_LIMIT) << AGE_BITS) + age
-        second_bank = best_bank if key < best else (bank if key < second else second_bank)
-        second = min(second, max(key, best))
-        best_bank = bank if key < best else best_bank
-        best = min(best, key)
-    if best_bank < 0:
-        return NEVER, NEVER, -1, NEVER, NEVER, -1
-    base = _OTHER * _CLASS
-    if second_bank < 0:
-        return row_from + (best >> AGE_BITS), base + best % (1 << AGE_BITS), s[misses + best_bank], NEVER, NEVER, -1
-    return (row_from + (best >> AGE_BITS), base + best % (1 << AGE_BITS), s[misses + best_bank],
-            row_from + (second >> AGE_BITS), base + second % (1 << AGE_BITS), s[misses + second_bank])
+    open_from = NEVER if s[S_SPLIT_BANK] >= 0 else row_from
+    if p[P_SCHEDULER] == SCHED_IN_ORDER:
+        best = _oldest_miss(s, p, queue, row_from, open_from, low, high)
+    else:
+        best = min(_best_miss(s, p, queue, row_from, open_from, 0, low), _best_miss(s, p, queue, row_from, open_from, high, banks))
+    wait = best >> KEY_BITS
+    if wait >= WAIT_LIMIT:
+        return NEVER, NEVER, -1
+    slot = s[p[P_O_MISS] + queue * banks + (best & ((1 << BANK_BITS) - 1))]
+    return row_from + wait, _OTHER * _CLASS + s[p[P_O_SLOT_AGE] + slot], slot
 
 
 @inlined
-def _insert(
-    at: int, rank: int, slot: int, best_at: int, best_rank: int, best_slot: int, next_at: int, next_rank: int, next_slot: int,
-    next_good: bool,
-) -> tuple[int, int, int, int, int, int, bool]:
-    """The best and the next best with one more candidate; a next best that is not known stays unknown unless it was the best."""
-    if at < best_at or (at == best_at and rank < best_rank):
-        return at, rank, slot, best_at, best_rank, best_slot, True
-    if at < next_at or (at == next_at and rank < next_rank):
-        return best_at, best_rank, best_slot, at, rank, slot, next_good
-    return best_at, best_rank, best_slot, next_at, next_rank, next_slot, next_good
+def _best_miss(s: Int64Array, p: Int64Array, queue: int, row_from: int, open_from: int, first: int, end: int) -> int:
+    """The lowest wait << KEY_BITS | key of the banks [first, end); activates may go from *open_from* on.
+
+    No branch on what the data say: a random stream spends its time here, and the loop becomes vector instructions.
+    """
+    banks, count, align = p[P_BANKS], end - first, p[P_ALIGN_ROW]
+    activate, precharge = p[P_O_BANK_READY] + p[P_ACT] * banks + first, p[P_O_BANK_READY] + p[P_PRE] * banks + first
+    state, key = p[P_O_OPEN_ROW] + first, p[P_O_MISS_KEY] + queue * banks + first
+    open_rows, keys = s[state:state + count], s[key:key + count]
+    activates, precharges = s[activate:activate + count], s[precharge:precharge + count]
+    best = NO_KEY
+    for k in range(count):
+        at = max(activates[k], open_from) | align if open_rows[k] < 0 else max(precharges[k], row_from)
+        best = min(best, (min(at - row_from, WAIT_LIMIT) << KEY_BITS) + keys[k])
+    return best
+
+
+@compiled
+def _oldest_miss(s: Int64Array, p: Int64Array, queue: int, row_from: int, open_from: int, low: int, high: int) -> int:
+    """The same for a scheduler that serves only the oldest request of all."""
+    banks = p[P_BANKS]
+    oldest = _oldest(s, p, queue)
+    for bank in range(banks):
+        key = s[p[P_O_MISS_KEY] + queue * banks + bank]
+        if key >> BANK_BITS == oldest and not low <= bank < high:
+            return _best_miss(s, p, queue, row_from, open_from, bank, bank + 1)
+    return NO_KEY
 
 
 @inlined
@@ -176,7 +169,7 @@ def _miss_candidate(s: Int64Array, p: Int64Array, queue: int, bank: int, row_fro
     """What :func:`scan_misses` says of one bank."""
     slot = s[p[P_O_MISS] + queue * p[P_BANKS] + bank]
     state = s[p[P_O_OPEN_ROW] + bank]
-    if slot < 0 or s[p[P_O_ACTIVE] + bank] >= 0 or (state < 0 and s[S_SPLIT_BANK] >= 0):
+    if slot < 0 or s[p[P_O_HELD] + bank] or (state < 0 and s[S_SPLIT_BANK] >= 0):
         return NEVER, NEVER, -1
     at = row_ready(s, p, p[P_PRE] if state >= 0 else p[P_ACT], bank, row_from)
     return at, _OTHER * _CLASS + s[p[P_O_SLOT_AGE] + slot], slot
@@ -212,17 +205,13 @@ def _special_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int,
 @compiled
 def _refresh_candidate(s: Int64Array, p: Int64Array, target: int, row_from: int) -> tuple[int, int, int]:
     """(cycle, command, bank) of what the refresh *target* needs next: its banks closed, then the refresh itself."""
-    banks, groups, scopes = p[P_BANKS], p[P_GROUPS], p[P_SCOPES]
+    scopes = p[P_SCOPES]
     split_bank = s[S_SPLIT_BANK]
     if target >= 0:                                     # one bank
-        group = target >> p[P_GROUP_SHIFT]
         command = p[P_PRE] if s[p[P_O_OPEN_ROW] + target] >= 0 else p[P_REFPB]
         if s[p[P_O_ACTIVE] + target] >= 0 or split_bank == target:
             return NEVER, command, target
-        at = max(s[p[P_O_GROUP_READY] + command * groups + group], s[p[P_O_BANK_READY] + command * banks + target], row_from)
-        if command == p[P_REFPB] and p[P_ALIGN_ROW]:
-            at |= 1
-        return at, command, target
+        return row_ready(s, p, command, target, row_from), command, target
     scope = -1 - target
     first = scope << p[P_SCOPE_SHIFT]
     last = first + (1 << p[P_SCOPE_SHIFT])
@@ -242,16 +231,14 @@ def _refresh_candidate(s: Int64Array, p: Int64Array, target: int, row_from: int)
 @compiled
 def _idle_row(s: Int64Array, p: Int64Array, row_from: int) -> tuple[int, int]:
     """(cycle, bank) of the first open row that nobody waits for and whose time is up."""
-    banks, groups, precharge = p[P_BANKS], p[P_GROUPS], p[P_PRE]
+    banks = p[P_BANKS]
     best, best_bank = NEVER, 0
     for bank in range(banks):
         if s[p[P_O_OPEN_ROW] + bank] < 0 or s[p[P_O_ACTIVE] + bank] >= 0:
             continue
         if s[p[P_O_HIT] + bank] >= 0 or s[p[P_O_HIT] + banks + bank] >= 0:
             continue
-        at = max(s[p[P_O_GROUP_READY] + precharge * groups + (bank >> p[P_GROUP_SHIFT])],
-                 s[p[P_O_BANK_READY] + precharge * banks + bank],
-                 max(row_from, s[p[P_O_LAST_USE] + bank] + p[P_PAGE_TIMEOUT]))
+        at = row_ready(s, p, p[P_PRE], bank, max(row_from, s[p[P_O_LAST_USE] + bank] + p[P_PAGE_TIMEOUT]))
         if at < best:
             best, best_bank = at, bank
     return best, best_bank
@@ -274,7 +261,6 @@ def run_ready(
     active_at, active_rank, active_slot = NEVER, NEVER, -1
     hit_at, hit_rank, hit_slot = NEVER, NEVER, -1
     miss_at, miss_rank, miss_slot = NEVER, NEVER, -1
-    next_at, next_rank, next_slot, next_good = NEVER, NEVER, -1, False
     arrival = next_arrival(s, p, segments, desc)
     while True:
         if p[P_POSTPONE] > 0 and s[S_READS] + s[S_WRITES] + s[S_ACTIVES] + s[S_PRIORITY_COUNT] == 0 and s[S_SPLIT_BANK] < 0:
@@ -305,8 +291,8 @@ def run_ready(
                     hit_at, hit_rank, hit_slot = scan_hits(s, p, queue, column_from, low, high)
                     hit_good = True
                 if not miss_good or miss_at < row_from:
-                    miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot = scan_misses(s, p, queue, row_from, low, high)
-                    miss_good = next_good = True
+                    miss_at, miss_rank, miss_slot = scan_misses(s, p, queue, row_from, low, high)
+                    miss_good = True
                 if hit_at < column_at or (hit_at == column_at and hit_rank < column_rank):
                     column_at, column_rank, column_slot = hit_at, hit_rank, hit_slot
                 if miss_at < row_at or (miss_at == row_at and miss_rank < row_rank):
@@ -334,8 +320,8 @@ def run_ready(
                         hit_at, hit_rank, hit_slot = at, hit_base + s[p[P_O_SLOT_AGE] + slot], slot
                 elif s[p[P_O_MISS] + queue * banks + bank] == slot:
                     at, rank, slot = _miss_candidate(s, p, queue, bank, s[S_ROW_FROM])
-                    miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good = _insert(
-                        at, rank, slot, miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good)
+                    if at < miss_at:
+                        miss_at, miss_rank, miss_slot = at, rank, slot
             continue
         if min(column_at, row_at) >= until:
             break
@@ -353,11 +339,9 @@ def run_ready(
             if miss_at < now + p[P_COLUMN_TO_ROW] or (miss_slot >= 0 and s[p[P_O_SLOT_BANK] + miss_slot] == bank):
                 miss_good = False
             elif miss_good:
-                if next_slot >= 0 and s[p[P_O_SLOT_BANK] + next_slot] == bank:
-                    next_good = False
                 at, rank, slot = _miss_candidate(s, p, s[S_WRITE_MODE], bank, s[S_ROW_FROM])
-                miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good = _insert(
-                    at, rank, slot, miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good)
+                if at < miss_at or (at == miss_at and rank < miss_rank):
+                    miss_at, miss_rank, miss_slot = at, rank, slot
         else:
             now = row_at
             if row_command < 0:
@@ -366,24 +350,7 @@ def run_ready(
             bank = _issue_row(s, p, rules, first, log, row_target, row_command, now)
             s[S_COLUMN_FROM] = max(column_from, now + 1)
             s[S_ROW_FROM] = now + 1
-            # The next best is the best now, if this command has not moved it; all others can only have moved away.
-            miss_good = miss_good and next_good and row_target == miss_slot and next_slot >= 0
-            if miss_good:
-                closes = s[p[P_O_OPEN_ROW] + s[p[P_O_SLOT_BANK] + next_slot]] >= 0
-                free_at = now + 1
-                if row_command == p[P_PRE]:
-                    free_at = max(free_at, now + (p[P_CLOSE_TO_CLOSE] if closes else p[P_CLOSE_TO_OPEN]))
-                elif row_command == p[P_ACT] and closes:
-                    free_at = max(free_at, now + p[P_OPEN_TO_CLOSE])
-                else:
-                    free_at = NEVER
-                miss_good = next_at >= free_at
-            if miss_good:
-                miss_at, miss_rank, miss_slot, next_good = next_at, next_rank, next_slot, False
-                next_at, next_rank, next_slot = NEVER, NEVER, -1
-                at, rank, slot = _miss_candidate(s, p, s[S_WRITE_MODE], bank, s[S_ROW_FROM])
-                miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good = _insert(
-                    at, rank, slot, miss_at, miss_rank, miss_slot, next_at, next_rank, next_slot, next_good)
+            miss_good = False
             if row_command != p[P_ACT] and row_command != p[P_ACT2] and row_command != p[P_PRE]:
                 active_good = hit_good = False
             if min(active_at, hit_at) < now + p[P_ROW_TO_COLUMN]:
@@ -441,7 +408,7 @@ def _issue_row(
         unlink(s, p, slot, now)
         if p[P_ACT2] >= 0:
             s[p[P_O_OPEN_ROW] + bank] = ACTIVATING
-            set_row_command(s, p, bank, -1)
+            hold_row(s, p, bank)
             s[S_SPLIT_BANK], s[S_SPLIT_SLOT], s[S_SPLIT_DEADLINE] = bank, slot, now + p[P_SPLIT_WINDOW]
         else:
             open_bank(s, p, bank, slot, now)

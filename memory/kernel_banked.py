@@ -80,7 +80,7 @@ def next_command(s: Int64Array, p: Int64Array, now: int) -> tuple[int, int, int,
         low = scope << p[P_SCOPE_SHIFT]
         for bank in range(low, low + (1 << p[P_SCOPE_SHIFT])):
             if s[p[P_O_OPEN_ROW] + bank] >= 0:
-                at = max(s[group_ready + precharge * groups + (bank >> group_shift)], s[bank_ready + precharge * banks + bank], now)
+                at = max(s[bank_ready + precharge * banks + bank], now)
                 if at < best:
                     best, best_bank, best_command = at, bank, precharge
         if best_bank < 0:
@@ -96,14 +96,14 @@ def next_command(s: Int64Array, p: Int64Array, now: int) -> tuple[int, int, int,
         group = bank >> group_shift
         row = s[p[P_O_OPEN_ROW] + bank]
         if row < 0:
-            at = max(s[group_ready + activate * groups + group], s[bank_ready + activate * banks + bank], now) | p[P_ALIGN_ROW]
+            at = max(s[bank_ready + activate * banks + bank], now) | p[P_ALIGN_ROW]
             if at < best:
                 best, best_bank, best_command, best_slot = at, bank, activate, slot
             continue
         wanted_read, wanted_write = s[hit_read + bank], s[hit_write + bank]
         if s[p[P_O_SLOT_ROW] + slot] != row and (
                 (wanted_read < 0 and wanted_write < 0) or s[p[P_O_HITS_SERVED] + bank] >= p[P_QUEUE_HIT_CAP]):
-            at = max(s[group_ready + precharge * groups + group], s[bank_ready + precharge * banks + bank], now)
+            at = max(s[bank_ready + precharge * banks + bank], now)
             if at < best:
                 best, best_bank, best_command, best_slot = at, bank, precharge, slot
         read_at, write_at = NEVER, NEVER

@@ -21,12 +21,15 @@ def apply_rules(s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Arr
     for i in range(first[sections], first[sections + 1]):
         at = rules[i, R_BASE] + bank
         s[at] = max(s[at], now + rules[i, R_WAIT])
+    group = bank >> p[P_GROUP_SHIFT]
     for i in range(first[sections + 1], first[sections + 2]):
         span = rules[i, R_SPAN_SHIFT]
-        ready = now + rules[i, R_WAIT]
+        size = 1 << span
         low = rules[i, R_BASE] + ((bank >> rules[i, R_NODE_SHIFT]) << span)
-        for at in range(low, low + (1 << span)):
-            s[at] = max(s[at], ready)
+        table = rules[i, R_WAIT] + (group << span)
+        ready, waits = s[low:low + size], p[table:table + size]
+        for k in range(size):                           # no branch on what the data say: this loop becomes vector instructions
+            ready[k] = max(ready[k], now + waits[k])
     for i in range(first[sections + 2], first[sections + 3]):
         _apply_other(s, p, rules, i, bank, now)
 
@@ -51,14 +54,9 @@ def _apply_other(s: Int64Array, p: Int64Array, rules: Int64Array, i: int, bank: 
     parent_shift = rules[i, R_PARENT_SHIFT]
     if kind == KIND_NODE:
         low = base + (node << span)
-        for at in range(low, low + (1 << span)):
-            s[at] = max(s[at], ready)
-    elif kind == KIND_SIBLINGS:
-        own = node << span
-        parent = (own >> parent_shift) << parent_shift
-        for group in range(parent, parent + (1 << parent_shift)):
-            if group < own or group >= own + (1 << span):
-                s[base + group] = max(s[base + group], ready)
+        entries = s[low:low + (1 << span)]
+        for k in range(1 << span):
+            entries[k] = max(entries[k], ready)
     elif kind == KIND_SCOPE_BANKS:
         for at in range(base + bank, base + bank + (1 << p[P_SCOPE_SHIFT])):
             s[at] = max(s[at], ready)
@@ -279,17 +277,24 @@ def set_hit(s: Int64Array, p: Int64Array, at: int, slot: int) -> None:
 def set_miss(s: Int64Array, p: Int64Array, at: int, slot: int) -> None:
     """The oldest miss of queue and bank *at* is *slot* (-1: none)."""
     s[p[P_O_MISS] + at] = slot
-    s[p[P_O_MISS_AGE] + at] = s[p[P_O_SLOT_AGE] + slot] if slot >= 0 else NO_AGE
+    bank = at if at < p[P_BANKS] else at - p[P_BANKS]
+    key = (s[p[P_O_SLOT_AGE] + slot] << BANK_BITS) + bank
+    s[p[P_O_MISS_KEY] + at] = NO_KEY if slot < 0 or s[p[P_O_HELD] + bank] else key
 
 
 @inlined
-def set_row_command(s: Int64Array, p: Int64Array, bank: int, command: int) -> None:
-    """The next row command that requests of *bank* may want (-1: none, its row is still to be used)."""
-    if command < 0:
-        s[p[P_O_ROW_GROUP] + bank] = s[p[P_O_ROW_BANK] + bank] = p[P_O_NEVER]
-    else:
-        s[p[P_O_ROW_GROUP] + bank] = p[P_O_GROUP_READY] + command * p[P_GROUPS] + (bank >> p[P_GROUP_SHIFT])
-        s[p[P_O_ROW_BANK] + bank] = p[P_O_BANK_READY] + command * p[P_BANKS] + bank
+def hold_row(s: Int64Array, p: Int64Array, bank: int) -> None:
+    """No request may ask for a row command to *bank*: its row was opened (or is being opened) and not used yet."""
+    s[p[P_O_HELD] + bank] = 1
+    s[p[P_O_MISS_KEY] + bank] = s[p[P_O_MISS_KEY] + p[P_BANKS] + bank] = NO_KEY
+
+
+@inlined
+def release_row(s: Int64Array, p: Int64Array, bank: int) -> None:
+    """The row of *bank* was used: requests for others may close it."""
+    s[p[P_O_HELD] + bank] = 0
+    set_miss(s, p, bank, s[p[P_O_MISS] + bank])
+    set_miss(s, p, p[P_BANKS] + bank, s[p[P_O_MISS] + p[P_BANKS] + bank])
 
 
 @compiled
@@ -306,6 +311,7 @@ def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> N
     if s[p[P_O_OPEN_BANKS] + scope] == 0:
         s[p[P_O_OPEN_SINCE] + scope] = now
     s[p[P_O_OPEN_BANKS] + scope] += 1
+    hold_row(s, p, bank)
     for at in range(bank, 2 * banks, banks):
         hit, miss = -1, -1
         waiting = s[p[P_O_HEAD] + at]
@@ -318,7 +324,6 @@ def open_bank(s: Int64Array, p: Int64Array, bank: int, slot: int, now: int) -> N
             waiting = s[p[P_O_NEXT] + waiting]
         set_hit(s, p, at, hit)
         set_miss(s, p, at, miss)
-    set_row_command(s, p, bank, -1)
 
 
 @compiled
@@ -326,10 +331,10 @@ def close_bank(s: Int64Array, p: Int64Array, bank: int, now: int) -> None:
     """The row buffer of *bank* is empty: whatever waits for it is a miss."""
     banks = p[P_BANKS]
     s[p[P_O_OPEN_ROW] + bank] = CLOSED
+    s[p[P_O_HELD] + bank] = 0
     for at in range(bank, 2 * banks, banks):
         set_hit(s, p, at, -1)
         set_miss(s, p, at, s[p[P_O_HEAD] + at])
-    set_row_command(s, p, bank, p[P_ACT])
     scope = bank >> p[P_SCOPE_SHIFT]
     s[p[P_O_OPEN_BANKS] + scope] -= 1
     if s[p[P_O_OPEN_BANKS] + scope] == 0:
@@ -358,7 +363,7 @@ def issue_column(
     record(s, p, rules, first, log, p[P_RD + write], bank, row, column, age, now)
     if s[p[P_O_ACTIVE] + bank] == slot:
         s[p[P_O_ACTIVE] + bank] = -1
-        set_row_command(s, p, bank, p[P_PRE])
+        release_row(s, p, bank)
         actives = p[P_O_ACTIVE_LIST]
         s[S_ACTIVES] -= 1
         for k in range(s[S_ACTIVES]):

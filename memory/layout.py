@@ -11,10 +11,11 @@ from typing import Final
 
 #: A time that never comes, in cycles.
 NEVER: Final = 1 << 60
-#: Candidates are compared as one number: cycles to wait, then age. Waits are shorter, ages lower than these.
-AGE_BITS: Final = 40
-NO_AGE: Final = 1 << 62
-WAIT_LIMIT: Final = 1 << 21
+#: Candidates are compared as one number: cycles to wait, then age, then bank. A wait of WAIT_LIMIT or more never ends.
+BANK_BITS: Final = 9
+KEY_BITS: Final = 45                # age and bank
+WAIT_LIMIT: Final = 1 << 16
+NO_KEY: Final = 1 << 62             # above every key with its wait
 
 # --- parameters (one array for all channels) ---------------------------------------------------------------------------
 # Geometry. Banks are numbered flat: pseudo-channel (or rank), stack id, bank group, bank, most significant first.
@@ -27,8 +28,8 @@ P_SCOPE_SHIFT: Final = 5
 P_STATE_WORDS: Final = 6
 P_SLOTS: Final = 7                  # request slots: both queues and one in service for each bank
 # Offsets of the variable parts of a state row.
-P_O_BANK_READY: Final = 10          # [command][bank]: first cycle that the bank allows the command
-P_O_GROUP_READY: Final = 11         # [command][group]: the same for levels above the bank
+P_O_BANK_READY: Final = 10          # [command][bank]: first cycle that the bank (and, for row commands, all above it) allows it
+P_O_GROUP_READY: Final = 11         # [command][group]: what the levels above the bank say of column commands
 P_O_SCOPE_READY: Final = 12         # [command][scope]: for commands that address a whole scope
 P_O_HISTORY: Final = 13             # rings of the window rules
 P_O_OPEN_ROW: Final = 14            # [bank]: row in the row buffer, CLOSED or ACTIVATING
@@ -61,10 +62,8 @@ P_O_OPEN_CYCLES: Final = 40         # [scope]: cycles with at least one bank ope
 P_O_OWED: Final = 41                # [scope]: refreshes postponed
 P_O_NEXT_BANK: Final = 42           # [scope]: next bank of a per-bank refresh
 P_O_COUNT: Final = 43               # [command]: commands issued
-P_O_MISS_AGE: Final = 45            # [queue][bank]: age of the oldest miss, or NO_AGE
-P_O_ROW_GROUP: Final = 46           # [bank]: where the group readiness of its next row command stands (or of NEVER)
-P_O_ROW_BANK: Final = 47            # [bank]: the same for the bank
-P_O_NEVER: Final = 48               # a word that holds NEVER
+P_O_MISS_KEY: Final = 45            # [queue][bank]: age << BANK_BITS | bank of the oldest miss; NO_KEY: none, or the row is held
+P_O_HELD: Final = 46                # [bank]: 1 while its row was opened for a request that has not used it
 P_O_QUEUE: Final = 44               # banked scheduler, [5][bank]: head, tail, oldest hit read, oldest hit write, length
 P_O_TWIN: Final = 49                # banked scheduler, [slot]: another read of the same burst, or -1
 # Commands (their numbers in this standard; -1 where it has none).
@@ -116,11 +115,7 @@ P_XORS: Final = 91
 P_COLUMN_TO_ROW: Final = 92
 P_ROW_TO_COLUMN: Final = 93
 P_COUPLED: Final = 94               # 1: the buses also interact in part of the channel, so decisions are made anew each time
-# What an activate or precharge does to the activates and precharges of other banks, in cycles.
-P_OPEN_TO_CLOSE: Final = 98
-P_CLOSE_TO_CLOSE: Final = 99
-P_CLOSE_TO_OPEN: Final = 100
-P_SIZE: Final = 104
+P_SIZE: Final = 104                 # behind this: the wait tables of section 1
 
 SCHED_READY: Final = 0              # FR-FCFS: the oldest request whose next command is ready
 SCHED_IN_ORDER: Final = 1           # FCFS
@@ -204,10 +199,10 @@ X_FINISH: Final = 1
 X_SIZE: Final = 2
 
 # --- rules, sorted by issuing command, then by section -----------------------------------------------------------------
-R_BASE: Final = 0                   # offset in the state row of the target command's first node
-R_WAIT: Final = 1
+R_BASE: Final = 0                   # offset in the state row of the target command's first entry (bank, group or scope)
+R_WAIT: Final = 1                   # cycles; in section 1 where its table of waits stands among the parameters
 R_NODE_SHIFT: Final = 2             # bank >> shift = node of the rule's level
-R_SPAN_SHIFT: Final = 3             # entries (groups, scopes) of that node: 1 << shift
+R_SPAN_SHIFT: Final = 3             # entries of that node: 1 << shift
 R_PARENT_SHIFT: Final = 4           # siblings: entries of the parent: 1 << shift
 R_WINDOW: Final = 5                 # 1: since the last; n: since the n-th last
 R_HISTORY: Final = 6                # offset of the window ring, or -1
@@ -217,10 +212,10 @@ R_SIZE: Final = 9
 
 SECTIONS: Final = 3
 SECTION_BANK: Final = 0             # the addressed bank
-SECTION_NODE: Final = 1             # every group or scope of the node
+SECTION_NODE: Final = 1             # all that lies above the bank, as one table: [group of the command][entry of the node] waits
 SECTION_OTHER: Final = 2            # windows, siblings, whole scopes
-KIND_NODE: Final = 0                # as SECTION_NODE, with a window
-KIND_SIBLINGS: Final = 1            # every group in the parent but not in the node
+KIND_NODE: Final = 0                # every entry of the node, with a window
+KIND_SIBLINGS: Final = 1            # every entry of the parent but not of the node
 KIND_SCOPE_BANKS: Final = 2         # every bank of the scope (issued by a command that addresses it)
 KIND_SIBLING_BANKS: Final = 3       # the other banks of the group
 KIND_BANK: Final = 4                # as SECTION_BANK, with a window

@@ -52,12 +52,7 @@ class Tables:
         slots = int(p[at.P_SLOTS])
         state[p[at.P_O_FREE]:p[at.P_O_FREE] + slots] = np.arange(slots)
         state[at.S_FREE] = slots
-        bank, activate = np.arange(p[at.P_BANKS]), p[at.P_ACT]
-        state[p[at.P_O_MISS_AGE]:p[at.P_O_MISS_AGE] + 2 * p[at.P_BANKS]] = at.NO_AGE
-        state[p[at.P_O_ROW_GROUP]:p[at.P_O_ROW_GROUP] + p[at.P_BANKS]] = (
-            p[at.P_O_GROUP_READY] + activate * p[at.P_GROUPS] + (bank >> p[at.P_GROUP_SHIFT]))
-        state[p[at.P_O_ROW_BANK]:p[at.P_O_ROW_BANK] + p[at.P_BANKS]] = p[at.P_O_BANK_READY] + activate * p[at.P_BANKS] + bank
-        state[p[at.P_O_NEVER]] = at.NEVER
+        state[p[at.P_O_MISS_KEY]:p[at.P_O_MISS_KEY] + 2 * p[at.P_BANKS]] = at.NO_KEY
         state[at.S_NEXT_REFRESH] = p[at.P_REFI] if p[at.P_REFI] > 0 else at.NEVER
         state[at.S_SPLIT_BANK] = -1
         state[at.S_LAST_ADMIT] = state[at.S_HEAD_CHECKED] = -1
@@ -116,8 +111,11 @@ def compile_tables(
     history_words = sum((banks >> key.node) * (key.window + 1) for key in rows if key.window > 1)
     _place(params, history_words)
     _couple(params, rows, banks)
-    rules, first = _pack_rules(rows, params)
-    return Tables(params, rules, first, segments, names)
+    longest = max(rows.values(), default=0)
+    if banks > 1 << at.BANK_BITS or longest >= at.WAIT_LIMIT:
+        raise ValueError(f"a channel of {banks} banks, or a timing of {longest} ticks, is more than the scheduler's keys hold")
+    rules, first, waits = _pack_rules(rows, params)
+    return Tables(np.concatenate((params, waits)), rules, first, segments, names)
 
 
 def used_commands(params: Int64Array) -> set[int]:
@@ -132,7 +130,7 @@ def used_commands(params: Int64Array) -> set[int]:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Key:
-    """What makes two rules the same but for their wait."""
+    """What makes two rules the same but for their wait. Shifts turn a bank's number into its node."""
 
     issued: int
     section: int
@@ -140,7 +138,6 @@ class _Key:
     scoped: bool                         # the target addresses a whole scope
     target: int
     node: int
-    span: int
     parent: int
     window: int
 
@@ -151,7 +148,7 @@ def _rule_rows(
 ) -> dict[_Key, int]:
     """The rules between used commands, each once with its longest wait."""
     rows: dict[_Key, int] = {}
-    scope_shift, group_shift = shifts[standard.refresh_level], shifts["bank_group"]
+    scope_shift = shifts[standard.refresh_level]
     whole = {n for name, n in number.items() if standard.commands[name].scope in ("rank", "channel")}
     for rule in standard.rules:
         wait = evaluate(rule.wait, timing)
@@ -162,31 +159,28 @@ def _rule_rows(
             for before in rule.before:
                 issued, target = number[after], number[before]
                 if issued in used and target in used:
-                    key = _key(rule, issued, target, whole, node, parent, scope_shift, group_shift)
+                    key = _key(rule, issued, target, whole, node, parent, scope_shift)
                     rows[key] = max(rows.get(key, wait), wait)
     return rows
 
 
-def _key(
-    rule: Rule, issued: int, target: int, whole: set[int], node: int, parent: int, scope_shift: int, group_shift: int,
-) -> _Key:
-    """Where one rule acts: on a bank, on the groups or scopes of a node, or on what lies beside it."""
+def _key(rule: Rule, issued: int, target: int, whole: set[int], node: int, parent: int, scope_shift: int) -> _Key:
+    """Where one rule acts: on a bank, on all that lies in a node, or on what lies beside it."""
     window = 1 if rule.sibling else rule.window
     section = at.SECTION_OTHER if window > 1 else at.SECTION_NODE
     if target in whole:
-        node = max(node, scope_shift)
-        return _Key(issued, section, at.KIND_NODE, True, target, node, node - scope_shift, 0, window)
+        return _Key(issued, section, at.KIND_NODE, True, target, max(node, scope_shift), 0, window)
     if rule.level == "bank":
         if rule.sibling:
-            return _Key(issued, at.SECTION_OTHER, at.KIND_SIBLING_BANKS, False, target, 0, 0, parent, window)
+            return _Key(issued, at.SECTION_OTHER, at.KIND_SIBLING_BANKS, False, target, 0, parent, window)
         if issued in whole:
-            return _Key(issued, at.SECTION_OTHER, at.KIND_SCOPE_BANKS, False, target, 0, 0, 0, window)
-        return _Key(issued, section if window > 1 else at.SECTION_BANK, at.KIND_BANK, False, target, 0, 0, 0, window)
+            return _Key(issued, at.SECTION_OTHER, at.KIND_SCOPE_BANKS, False, target, 0, 0, window)
+        return _Key(issued, section if window > 1 else at.SECTION_BANK, at.KIND_BANK, False, target, 0, 0, window)
     if issued in whole:
         node = max(node, scope_shift)
     if rule.sibling:
-        return _Key(issued, at.SECTION_OTHER, at.KIND_SIBLINGS, False, target, node, node - group_shift, parent - group_shift, 1)
-    return _Key(issued, section, at.KIND_NODE, False, target, node, node - group_shift, 0, window)
+        return _Key(issued, at.SECTION_NODE, at.KIND_SIBLINGS, False, target, node, parent, 1)
+    return _Key(issued, section, at.KIND_NODE, False, target, node, 0, window)
 
 
 def _couple(params: Int64Array, rows: Mapping[_Key, int], banks: int) -> None:
@@ -194,17 +188,12 @@ def _couple(params: Int64Array, rows: Mapping[_Key, int], banks: int) -> None:
     columns = {int(params[i]) for i in (at.P_RD, at.P_WR)}
     requested = {int(params[i]) for i in (at.P_ACT, at.P_PRE)}
     channel = _shift(banks, "banks")
-    opening, closing = int(params[at.P_ACT]), int(params[at.P_PRE])
     for key, wait in rows.items():
         if key.scoped or key.section == at.SECTION_BANK:
             continue
-        for issued, target, index in ((opening, closing, at.P_OPEN_TO_CLOSE), (closing, closing, at.P_CLOSE_TO_CLOSE),
-                                      (closing, opening, at.P_CLOSE_TO_OPEN)):
-            if (key.issued, key.target) == (issued, target):
-                params[index] = max(int(params[index]), wait)
         for after, before, index in ((columns, requested, at.P_COLUMN_TO_ROW), (requested, columns, at.P_ROW_TO_COLUMN)):
             if key.issued in after and key.target in before:
-                if key.section == at.SECTION_NODE and key.node == channel:
+                if key.section == at.SECTION_NODE and key.kind == at.KIND_NODE and key.node == channel:
                     params[index] = max(int(params[index]), wait)
                 elif wait > 0:
                     params[at.P_COUPLED] = 1
@@ -216,25 +205,65 @@ def _parent_shift(level: str, shifts: Mapping[str, int], banks: int) -> int:
     return shifts[wider[-1]] if wider else _shift(banks, "banks")
 
 
-def _pack_rules(rows: Mapping[_Key, int], params: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """The rules as rows, and for each command the first row of each section."""
-    banks, groups, scopes = (int(params[i]) for i in (at.P_BANKS, at.P_GROUPS, at.P_SCOPES))
-    packed = np.zeros((len(rows), at.R_SIZE), np.int64)
+#: A wait that never binds.
+_NO_WAIT = -at.NEVER
+
+
+def _pack_rules(rows: Mapping[_Key, int], params: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """The rules as rows, for each command the first row of each section, and the tables of waits of section 1.
+
+    What readiness is kept for: row commands for each bank, column commands for each group, commands to a scope for each scope.
+    """
     count = np.zeros(int(params[at.P_COMMANDS]) * at.SECTIONS + 1, np.int64)
-    history = 0
-    for i, (key, wait) in enumerate(sorted(rows.items())):
-        if key.scoped:
-            base = int(params[at.P_O_SCOPE_READY]) + key.target * scopes
-        elif key.kind in (at.KIND_NODE, at.KIND_SIBLINGS):
-            base = int(params[at.P_O_GROUP_READY]) + key.target * groups
+    packed, tables, history = [], [], 0
+    above: dict[tuple[int, int], list[tuple[_Key, int]]] = {}
+    for key, wait in rows.items():
+        if key.section == at.SECTION_NODE:
+            above.setdefault((key.issued, key.target), []).append((key, wait))
         else:
-            base = int(params[at.P_O_BANK_READY]) + key.target * banks
-        packed[i] = base, wait, key.node, key.span, key.parent, key.window, -1, key.kind, key.target
-        if key.window > 1:
-            packed[i, at.R_HISTORY] = history
-            history += (banks >> key.node) * (key.window + 1)
-        count[key.issued * at.SECTIONS + key.section + 1] += 1
-    return packed, np.cumsum(count)
+            packed.append((key.issued, key.section, key, wait))
+    tabled = [(issued, at.SECTION_NODE, rules[0][0], 0) for (issued, _), rules in above.items()]
+    lines = []
+    for issued, section, key, wait in sorted(packed + tabled):
+        base, unit = _place_of(key, params)
+        node, ring = key.node, -1
+        if section == at.SECTION_NODE:
+            rules = above[issued, key.target]
+            node = max(max(rule.node, rule.parent) for rule, _ in rules)
+            wait = at.P_SIZE + sum(len(table) for table in tables)
+            tables.append(_waits(rules, node, unit, params))
+        elif key.window > 1:
+            ring = history
+            history += (int(params[at.P_BANKS]) >> key.node) * (key.window + 1)
+        lines.append((base, wait, node, node - unit, key.parent, key.window, ring, key.kind, key.target))
+        count[issued * at.SECTIONS + section + 1] += 1
+    return np.array(lines, np.int64).reshape(-1, at.R_SIZE), np.cumsum(count), np.concatenate([*tables, np.zeros(0, np.int64)])
+
+
+def _place_of(key: _Key, params: Int64Array) -> tuple[int, int]:
+    """Where the readiness of the key's target stands in the state row, and the shift from a bank to its entry there."""
+    banks, groups, scopes = (int(params[i]) for i in (at.P_BANKS, at.P_GROUPS, at.P_SCOPES))
+    if key.scoped:
+        return int(params[at.P_O_SCOPE_READY]) + key.target * scopes, int(params[at.P_SCOPE_SHIFT])
+    columns = {int(params[i]) for i in (at.P_RD, at.P_WR, at.P_CAS_RD, at.P_CAS_WR)}
+    if key.kind in (at.KIND_NODE, at.KIND_SIBLINGS) and key.target in columns:
+        return int(params[at.P_O_GROUP_READY]) + key.target * groups, int(params[at.P_GROUP_SHIFT])
+    return int(params[at.P_O_BANK_READY]) + key.target * banks, 0
+
+
+def _waits(rules: list[tuple[_Key, int]], node: int, unit: int, params: Int64Array) -> Int64Array:
+    """[group that the command went to, flattened with entry of its node] → cycles until the target may follow there."""
+    group_shift = int(params[at.P_GROUP_SHIFT])
+    table = np.full((int(params[at.P_GROUPS]), 1 << (node - unit)), _NO_WAIT, np.int64)
+    for group in range(len(table)):
+        bank = group << group_shift
+        entry_banks = ((bank >> node) << node) + (np.arange(table.shape[1]) << unit)
+        for rule, wait in rules:
+            inside = entry_banks >> rule.node == bank >> rule.node
+            if rule.kind == at.KIND_SIBLINGS:
+                inside = ~inside & (entry_banks >> rule.parent == bank >> rule.parent)
+            table[group, inside] = np.maximum(table[group, inside], wait)
+    return table.ravel()
 
 
 def _place(params: Int64Array, history_words: int) -> None:
@@ -255,8 +284,8 @@ def _place(params: Int64Array, history_words: int) -> None:
         (at.P_O_SLOT_AGE, slots), (at.P_O_SLOT_TICK, slots), (at.P_O_SLOT_DESC, slots), (at.P_O_SLOT_WRITE, slots),
         (at.P_O_SLOT_SEEN, slots), (at.P_O_FREE, slots), (at.P_O_PRIORITY, 64), (at.P_O_OPEN_BANKS, scopes),
         (at.P_O_OPEN_SINCE, scopes), (at.P_O_OPEN_CYCLES, scopes), (at.P_O_OWED, scopes), (at.P_O_NEXT_BANK, scopes),
-        (at.P_O_COUNT, commands), (at.P_O_MISS_AGE, 2 * banks), (at.P_O_ROW_GROUP, banks), (at.P_O_ROW_BANK, banks),
-        (at.P_O_NEVER, 1), (at.P_O_TWIN, slots), (at.P_O_QUEUE, 5 * banks),
+        (at.P_O_COUNT, commands), (at.P_O_MISS_KEY, 2 * banks), (at.P_O_HELD, banks),
+        (at.P_O_TWIN, slots), (at.P_O_QUEUE, 5 * banks),
     )
     offset = at.S_SCALARS
     for index, words in sizes:
