@@ -261,6 +261,7 @@ def run_ready(
     active_at, active_rank, active_slot = NEVER, NEVER, -1
     hit_at, hit_rank, hit_slot = NEVER, NEVER, -1
     miss_at, miss_rank, miss_slot = NEVER, NEVER, -1
+    low, high = 0, 0                                                # banks that rest, where what is kept was looked for
     arrival = next_arrival(s, p, segments, desc)
     while True:
         if p[P_POSTPONE] > 0 and s[S_READS] + s[S_WRITES] + s[S_ACTIVES] + s[S_PRIORITY_COUNT] == 0 and s[S_SPLIT_BANK] < 0:
@@ -274,12 +275,14 @@ def run_ready(
                 active_at, active_rank, active_slot = scan_active(s, p, column_from)
                 active_good = True
             column_at, column_rank, column_slot = active_at, active_rank, active_slot
-            low, high = 0, 0
+            rest_low, rest_high = 0, 0
             if s[S_PRIORITY_COUNT] > 0 or s[S_SPLIT_BANK] >= 0 or p[P_PAGE_TIMEOUT] >= 0:
                 row_at, row_rank, row_target, row_command = _special_row(s, p, row_from)
                 if s[S_PRIORITY_COUNT] > 0:
-                    low, high = _resting_banks(s, p)
-                    hit_good = miss_good = False
+                    rest_low, rest_high = _resting_banks(s, p)
+            if rest_low != low or rest_high != high:
+                low, high = rest_low, rest_high
+                hit_good = miss_good = False
             # In a cycle whose only slot goes to a request in service the queues are not even looked at.
             if high < banks and (dual or s[S_PRIORITY_COUNT] > 0 or active_at > column_from):
                 queue = s[S_WRITE_MODE]
@@ -314,6 +317,8 @@ def run_ready(
                 return
             if slot >= 0 and s[p[P_O_SLOT_WRITE] + slot] == s[S_WRITE_MODE]:
                 queue, bank = s[S_WRITE_MODE], s[p[P_O_SLOT_BANK] + slot]
+                if low <= bank < high:
+                    continue
                 if s[p[P_O_HIT] + queue * banks + bank] == slot:
                     at = column_ready(s, p, p[P_RD + queue], bank, s[S_COLUMN_FROM])
                     if at < hit_at:                                 # the youngest loses every tie
@@ -338,7 +343,7 @@ def run_ready(
             s[S_ROW_FROM] = now if dual else now + 1
             if miss_at < now + p[P_COLUMN_TO_ROW] or (miss_slot >= 0 and s[p[P_O_SLOT_BANK] + miss_slot] == bank):
                 miss_good = False
-            elif miss_good:
+            elif miss_good and not low <= bank < high:
                 at, rank, slot = _miss_candidate(s, p, s[S_WRITE_MODE], bank, s[S_ROW_FROM])
                 if at < miss_at or (at == miss_at and rank < miss_rank):
                     miss_at, miss_rank, miss_slot = at, rank, slot
@@ -365,7 +370,7 @@ def run_ready(
                     active_at, active_rank, active_slot = at, rank, slot
                 queue = s[S_WRITE_MODE]
                 slot = s[p[P_O_HIT] + queue * banks + bank]
-                if slot >= 0:
+                if slot >= 0 and not low <= bank < high:
                     at = column_ready(s, p, p[P_RD + queue], bank, s[S_COLUMN_FROM])
                     rank = hit_base + s[p[P_O_SLOT_AGE] + slot]
                     if at < hit_at or (at == hit_at and rank < hit_rank):
