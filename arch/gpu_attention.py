@@ -12,10 +12,10 @@ cache is split (Flash-Decoding, 2023); a lone block streams only what it has in 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .gpu_config import ELEMENT_BYTES, Gpu
-from .gpu_kernel import Array, KernelTime, KernelWork, l2_miss_share, run
+from .gpu_kernel import Array, KernelTime, KernelWork, choose, l2_miss_share, run
 
 #: Exponentials an SM starts in one cycle: 16 MUFU lanes (CUDA C programming guide, arithmetic throughput table, cc 7–10).
 EXPS_PER_CYCLE_PER_SM = 16.0
@@ -24,8 +24,6 @@ EXPS_PER_CYCLE_PER_SM = 16.0
 FP32_OPS_PER_SCORE = 6.0
 #: Rows of the smallest matrix-instruction tile: GQA groups are padded to it.
 _DECODE_ROW_TILE = 16
-#: Query rows and KV columns of a prefill tile (FlashAttention-2, table of block sizes for head_dim 64–128).
-PREFILL_TILE_Q, PREFILL_TILE_KV = 128, 64
 #: Decode splits the cache until there are this many work items for each SM.
 _ITEMS_PER_SM_WANTED = 2.0
 #: Shortest part of a split cache, in tokens.
@@ -93,14 +91,17 @@ def prefill_work(
     batch, heads, kv_heads, head_dim, q_len, kv_len, warm = _columns(
         batch, heads, kv_heads, head_dim, q_len, kv_len, l2_warm)
     architecture, device, element = gpu.architecture, gpu.device, ELEMENT_BYTES[dtype]
-    query_tiles = np.ceil(q_len / PREFILL_TILE_Q)
-    tile_rows = np.minimum(PREFILL_TILE_Q, np.ceil(q_len / _DECODE_ROW_TILE) * _DECODE_ROW_TILE)
-    blocks = batch * heads * query_tiles
+    tile_rows, tile_columns = architecture.prefill_tile
+    packed = heads / kv_heads if architecture.prefill_packs_gqa else np.ones_like(heads)    # heads whose rows share a tile
+    items, queries_per_tile = batch * heads / packed, tile_rows / packed
+    query_tiles = np.ceil(q_len / queries_per_tile)
+    blocks = items * query_tiles
     skips = causal and gpu.library.causal_prefix_skip
-    scores = tile_rows * _kv_columns(q_len, kv_len, query_tiles, skips)            # of one (sequence, head), issued
+    # Scores that one item issues: a matrix instruction multiplies the whole tile, however few of its rows hold a query.
+    scores = tile_rows * _kv_columns(tile_columns, queries_per_tile, q_len, kv_len, query_tiles, skips)
     score_s = _score_seconds(gpu, head_dim, dtype)
-    total_s = batch * heads * scores * score_s / device.sms
-    longest_s = tile_rows * np.ceil(kv_len / PREFILL_TILE_KV) * PREFILL_TILE_KV * score_s
+    total_s = items * scores * score_s / device.sms
+    longest_s = tile_rows * np.ceil(kv_len / tile_columns) * tile_columns * score_s
     block_s = architecture.prefill_cta_us * 1e-6 * np.maximum(1.0, blocks / device.sms)
     rounds = np.ceil(blocks / device.sms)
     mean_block_s = scores / query_tiles * score_s
@@ -111,26 +112,20 @@ def prefill_work(
     core_s = np.where(rounds <= 1, longest_s, np.maximum(dealt_s, longest_s)) + block_s
 
     touched = element * batch * head_dim * (2.0 * heads * q_len + 2.0 * kv_heads * kv_len)
-    kv_reads = element * batch * heads * query_tiles * 2.0 * head_dim * scores / (tile_rows * query_tiles)
+    kv_reads = element * items * 2.0 * head_dim * scores / tile_rows
     core_s = np.maximum(core_s, kv_reads / gpu.l2_bytes_per_s)
     dram_bytes = touched * l2_miss_share(gpu, touched, warm)
     dram_s = dram_bytes / gpu.dram_stream_bytes_per_s
     pairs = q_len * kv_len - (q_len * (q_len - 1) / 2.0 if causal else 0.0)
     flops = 4.0 * batch * heads * head_dim * pairs
-    issued = 4.0 * batch * heads * head_dim * scores
+    issued = 4.0 * items * head_dim * scores
     launch_s = np.full_like(blocks, architecture.prefill_launch_us * 1e-6)
-    softmax_pj = batch * heads * scores * architecture.pj_per_score
+    softmax_pj = items * scores * architecture.pj_per_score
     work = KernelWork(launch_s, core_s, dram_s, flops, issued, dram_bytes, kv_reads, dtype, softmax_pj)
     if bool(np.any(q_len == 1)):            # a prompt of one token runs the decode kernel
         single = decode_work(gpu, batch, heads, kv_heads, head_dim, kv_len, dtype=dtype, l2_warm=warm)
-        return _choose(q_len == 1, single, work)
+        return choose(q_len == 1, single, work)
     return work
-
-
-def _choose(condition: NDArray[np.bool_], yes: KernelWork, no: KernelWork) -> KernelWork:
-    """Elementwise *yes* where *condition* holds, else *no*."""
-    fields = ("launch_s", "core_s", "dram_s", "flops", "issued_flops", "dram_bytes", "l2_bytes", "other_core_pj")
-    return KernelWork(dtype=no.dtype, **{name: np.where(condition, getattr(yes, name), getattr(no, name)) for name in fields})
 
 
 def _score_seconds(gpu: Gpu, head_dim: Array, dtype: str) -> Array:
@@ -150,16 +145,18 @@ def _product_flops_per_cycle(gpu: Gpu, dtype: str) -> float:
     return 1.0 / (1.0 / gpu.flops_per_cycle_per_sm(dtype) + 1.0 / gpu.architecture.prefill_issue_flops_per_cycle)
 
 
-def _kv_columns(q_len: Array, kv_len: Array, query_tiles: Array, skips: bool) -> Array:
-    """KV columns that the query tiles of one head walk, summed over the tiles and padded to whole KV tiles."""
-    whole = np.ceil(kv_len / PREFILL_TILE_KV) * PREFILL_TILE_KV
+def _kv_columns(
+    tile_columns: int, queries_per_tile: Array, q_len: Array, kv_len: Array, query_tiles: Array, skips: bool,
+) -> Array:
+    """KV columns that the query tiles of one item walk, summed over the tiles and padded to whole KV tiles."""
+    whole = np.ceil(kv_len / tile_columns) * tile_columns
     if not skips:
         result: Array = query_tiles * whole
         return result
     # Tile i ends at column prefix + (i+1)·tile; on average padding adds half a KV tile to each.
     prefix = kv_len - q_len
-    mean_end = prefix + np.minimum(q_len, 0.5 * PREFILL_TILE_Q * (query_tiles + 1.0))
-    padded = np.minimum(whole, mean_end + 0.5 * PREFILL_TILE_KV)
+    mean_end = prefix + np.minimum(q_len, 0.5 * queries_per_tile * (query_tiles + 1.0))
+    padded = np.minimum(whole, mean_end + 0.5 * tile_columns)
     exact = np.where(query_tiles <= 1, whole, padded)
     result = query_tiles * exact
     return result

@@ -55,6 +55,10 @@ class GpuArchitecture(Config):
     fp32_matrix_cores: bool = False         # fp32 products run on the matrix cores (CDNA)
     multicast: Positive = 1.0               # SMs that one L2 read of a tile reaches (thread-block clusters)
     dram_latency_ns: Positive
+    # Query rows and KV columns that a block of fused attention multiplies whole; FlashAttention-2 over a paged cache: 64 rows
+    # (its split-KV kernel; 16 queries against 16400 keys take half of what 128 rows would, on the RTX PRO 6000).
+    prefill_tile: tuple[int, int] = (64, 64)
+    prefill_packs_gqa: bool = False         # its rows hold the query heads that share K and V, side by side
     # --- calibrated: launch and pipelines ---
     launch_us: Positive                     # start, first wave's fill and drain of an empty kernel inside a CUDA graph
     matmul_efficiency: dict[str, Share]     # issue rate of the main loop over the pipe's peak, by pipeline
@@ -92,6 +96,7 @@ class GpuArchitecture(Config):
     pj_per_l2_byte: Positive
     pj_per_score: NotNegative               # softmax work of one attention score: exponential, fp32 operations, registers
     voltage_floor: Share                    # V/Vmax where the clock goes to 0: energy per operation falls with V²
+    full_voltage_clock_hz: Hertz            # where the energies above are stated; boards of a lower clock run at a lower voltage
     sources: tuple[str, ...] = ()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .gpu_config import ELEMENT_BYTES, QUANTISED, Gpu
-from .gpu_kernel import OVERLAP_EXPONENT, THREAD_BLOCK_START_S, Array, KernelTime, KernelWork, l2_miss_share, run
+from .gpu_kernel import OVERLAP_EXPONENT, THREAD_BLOCK_START_S, Array, KernelTime, KernelWork, choose, l2_miss_share, run
 
 #: Split factors that libraries offer; stream-K behaves like the best of them.
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -98,13 +98,13 @@ def gemm_work(
 
 def gemm(
     gpu: Gpu, m: ArrayLike, n: ArrayLike, k: ArrayLike, *, batch: ArrayLike = 1, dtype: str = "bf16",
-    l2_warm: ArrayLike = False, quantise: bool = True,
+    l2_warm: ArrayLike = False, quantise: ArrayLike = True,
 ) -> KernelTime:
     """Time, power and energy of a GEMM. For 8- and 4-bit formats *quantise* adds the kernel that quantises the activations;
     engines that fuse it into the operator before say False."""
     work = gemm_work(gpu, m, n, k, batch=batch, dtype=dtype, l2_warm=l2_warm)
-    if quantise and dtype in QUANTISED:
-        work = _with_quantisation(gpu, work, m, k, batch, dtype, l2_warm)
+    if dtype in QUANTISED and np.any(quantise):
+        work = choose(np.asarray(quantise, dtype=bool), _with_quantisation(gpu, work, m, k, batch, dtype, l2_warm), work)
     return run(gpu, work)
 
 

@@ -67,6 +67,12 @@ class KernelTime:
         return "power" if float(np.ravel(self.clock_share)[0]) < 0.999 else "compute"
 
 
+def choose(condition: NDArray[np.bool_], yes: KernelWork, no: KernelWork) -> KernelWork:
+    """Elementwise *yes* where *condition* holds, else *no*."""
+    fields = ("launch_s", "core_s", "dram_s", "flops", "issued_flops", "dram_bytes", "l2_bytes", "other_core_pj")
+    return KernelWork(dtype=no.dtype, **{name: np.where(condition, getattr(yes, name), getattr(no, name)) for name in fields})
+
+
 def busy_seconds(work: KernelWork, clock_share: Array | float) -> Array:
     """Time between start and end of the work at *clock_share* of the full clock, without the launch."""
     exponent = OVERLAP_EXPONENT
@@ -90,9 +96,10 @@ def work_energy_pj(gpu: Gpu, work: KernelWork, clock_share: Array | float) -> di
 
 
 def voltage_share(gpu: Gpu, clock_share: Array | float) -> Array:
-    """Supply voltage over that of the full clock: it falls linearly with the clock, to a floor."""
-    floor = gpu.architecture.voltage_floor
-    share: Array = floor + (1.0 - floor) * np.asarray(clock_share)
+    """Supply voltage over that at which the architecture's energies are stated: boards of one architecture share a curve, and it
+    falls linearly with the clock, to a floor."""
+    floor, stated_hz = gpu.architecture.voltage_floor, gpu.architecture.full_voltage_clock_hz
+    share: Array = floor + (1.0 - floor) * np.asarray(clock_share) * gpu.device.clock_hz / stated_hz
     return share
 
 

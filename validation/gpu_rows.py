@@ -25,6 +25,8 @@ VECTOR_OPS = ("rmsnorm", "add_rmsnorm", "layernorm", "softmax", "activation", "r
 KERNEL_OPS = ("gemm", "attention_decode", "attention_prefill", "moe", *VECTOR_OPS)
 #: Flags that say that the data was in L2 when the kernel began.
 WARM_FLAGS = ("l2_warm", "l2_maybe", "l2_assist")
+#: Searches for the largest rate multiply operands that are in their narrow format already.
+SEARCHED_FLAG = "best_of_search"
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -81,7 +83,9 @@ def predict_group(gpu: Gpu, op: str, dtype: str, rows: Sequence[RawRow]) -> Kern
     column = _Columns(rows)
     warm = np.array([is_warm(row) for row in rows])
     if op == "gemm":
-        return gpu_gemm.gemm(gpu, column("m"), column("n"), column("k"), batch=column("batch", 1.0), dtype=dtype, l2_warm=warm)
+        searched = np.array([SEARCHED_FLAG in (row.get("flag") or "").split() for row in rows])
+        return gpu_gemm.gemm(gpu, column("m"), column("n"), column("k"), batch=column("batch", 1.0), dtype=dtype, l2_warm=warm,
+                             quantise=~searched)
     if op == "attention_decode":
         return gpu_attention.decode(gpu, column("batch"), column("heads"), column("kv_heads"), column("head_dim"),
                                     column("kv_len"), dtype=dtype, l2_warm=warm)

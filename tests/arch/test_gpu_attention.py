@@ -1,7 +1,9 @@
 """Fused attention: what packing, splitting and causal blocks are worth."""
 
+from dataclasses import replace
+
 import pytest
-from tilesim.arch.gpu_attention import decode, prefill
+from tilesim.arch.gpu_attention import decode, prefill, prefill_work
 from tilesim.arch.gpu_config import Gpu, assemble, find_gpu
 from tilesim.arch.gpu_kernel import KernelTime
 
@@ -50,3 +52,23 @@ def test_narrow_heads_reach_a_smaller_share_of_the_peak() -> None:
     gpu = find_gpu("b200-sxm")
     wide, narrow = (prefill(gpu, 4, 32, 32, d, 8192, 8192) for d in (128, 64))
     assert float(narrow.flops[0]) / s(narrow) < 0.8 * float(wide.flops[0]) / s(wide)
+
+
+def test_a_prompt_shorter_than_a_tile_issues_the_whole_tile() -> None:
+    """A matrix instruction multiplies all rows of its tile: short prompts cost the energy of a full one."""
+    gpu = find_gpu("b200-sxm")
+    rows, columns = gpu.architecture.prefill_tile
+    short, whole = (prefill_work(gpu, 128, 64, 64, 64, tokens, columns) for tokens in (16, columns))
+    assert rows >= columns
+    assert short.flops[0] < 0.3 * whole.flops[0]
+    assert short.issued_flops[0] == whole.issued_flops[0] == 4 * 128 * 64 * 64 * rows * columns
+
+
+def test_packing_lets_the_heads_that_share_a_cache_share_a_tile() -> None:
+    gpu = find_gpu("h100-sxm")
+    apart = replace(gpu, architecture=gpu.architecture.model_copy(update={"prefill_packs_gqa": False}))
+    packed, unpacked = (prefill_work(board, 256, 40, 8, 64, 16, 128).issued_flops[0] for board in (gpu, apart))
+    assert gpu.architecture.prefill_packs_gqa
+    assert unpacked == 5 * packed
+    long = [prefill_work(board, 1, 40, 8, 64, 8192, 8192).issued_flops[0] for board in (gpu, apart)]
+    assert long[0] == pytest.approx(long[1], rel=0.02)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilesim.arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
 from tilesim.arch.gpu_config import ELEMENT_BYTES, Gpu, find_gpu, shipped_gpus
-from tilesim.arch.gpu_kernel import KernelTime, busy_seconds, dynamic_energy_j
+from tilesim.arch.gpu_kernel import KernelTime, busy_seconds, dynamic_energy_j, voltage_share
 
 GPUS = sorted({gpu.name: gpu for gpu in shipped_gpus().values()}.items())
 sizes = st.integers(1, 20_000)
@@ -102,6 +102,15 @@ def test_a_lower_clock_makes_core_work_longer_and_cheaper() -> None:
     work = gpu_gemm.gemm_work(gpu, 8192, 8192, 8192)
     assert float(busy_seconds(work, 0.5)[0]) > float(busy_seconds(work, 1.0)[0])
     assert float(dynamic_energy_j(gpu, work, 0.5)[0]) < float(dynamic_energy_j(gpu, work, 1.0)[0])
+
+
+def test_boards_of_one_architecture_share_a_voltage_curve() -> None:
+    """At the clock for which the energies are stated the voltage is whole; a slower board's operations cost less."""
+    fast, slow = find_gpu("h100-sxm"), find_gpu("h100-pcie-80gb")
+    work = gpu_gemm.gemm_work(fast, 4096, 4096, 4096)
+    assert float(voltage_share(fast, 1.0)) == 1.0
+    assert float(voltage_share(fast, slow.device.clock_hz / fast.device.clock_hz)) == pytest.approx(float(voltage_share(slow, 1.0)))
+    assert float(dynamic_energy_j(slow, work, 1.0)[0]) < float(dynamic_energy_j(fast, work, 1.0)[0])
 
 
 def test_arrays_give_the_same_answers_as_single_kernels() -> None:
