@@ -1,23 +1,28 @@
-"""The suite `fusemax`: every latency, traffic and utilisation within 1 %, and the paper's headline means."""
+"""The suite `fusemax`: every latency, energy, traffic and utilisation within 1 %, and the paper's headline means."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from tilesim.arch.einsum_arrays import FUSEMAX
+from tilesim.mapping.cascade import run
+from tilesim.mapping.cascade_energy import cascade_actions
+from tilesim.mapping.flat import AttentionShape
 from tilesim.sim.errors import ConfigError
 from tilesim.validation.fusemax import COLUMNS, flat_search, headline, validate
+from tilesim.validation.timeloop_elision import excess_reads
 
 SHARED = Path(__file__).parents[3] / "shared" / "systems" / "fusemax_points.csv"
 
 
 @pytest.mark.published
 @pytest.mark.parametrize("reference", [None, SHARED], ids=["shipped", "shared"])
-def test_latency_traffic_and_utilisation_are_within_one_percent(reference: Path | None) -> None:
+def test_every_quantity_is_within_one_percent(reference: Path | None) -> None:
     if reference is not None and not reference.is_file():
         pytest.skip("the larger reference table is not here")
-    rows = [row for row in validate(reference).rows if not row.group.startswith("energy")]
-    assert rows
+    rows = validate(reference).rows
+    assert len(rows) >= 5 * 6 * 7
     assert [row.case for row in rows if not row.within] == []
 
 
@@ -27,8 +32,8 @@ def test_headline_means() -> None:
     ours = headline()
     assert ours["attention speed-up"].arithmetic == pytest.approx(6.723, rel=0.01)
     assert ours["end-to-end speed-up"].arithmetic == pytest.approx(5.302, rel=0.01)
-    assert ours["attention energy"].arithmetic == pytest.approx(0.787, rel=0.01)
-    assert ours["end-to-end energy"].arithmetic == pytest.approx(0.833, rel=0.01)
+    assert ours["attention energy"].arithmetic == pytest.approx(0.787, rel=0.002)
+    assert ours["end-to-end energy"].arithmetic == pytest.approx(0.833, rel=0.002)
     assert ours["attention speed-up"].geometric == pytest.approx(6.462, rel=0.01)
     assert ours["end-to-end speed-up"].geometric == pytest.approx(4.605, rel=0.01)
 
@@ -51,3 +56,21 @@ def test_command_level_hbm_keeps_every_latency_within_ten_percent() -> None:
     rows = [row for row in validate(memory="hbm").rows if row.group.startswith("latency:") and "linear" not in row.group]
     assert [row.case for row in rows if not row.within] == []
     assert all(row.got is not None and row.expected is not None and row.got >= 0.99 * row.expected for row in rows)
+
+
+def test_excess_reads_begin_where_the_product_leaves_64_bits() -> None:
+    """BERT at 256K tokens: 12·2⁴⁰ outputs in tiles of 2²¹ words, 12·2⁶¹ = 2⁶⁴ + 2⁶³: 4·2⁴⁰ reads are left out instead of 12·2⁴⁰."""
+    assert excess_reads(12 * 2**40, 2**21) == 2**43
+    assert excess_reads(8 * 2**40, 2**21) == 2**43                 # T5: the product wraps to 0, nothing is left out
+    assert excess_reads(12 * 2**36, 2**21) == 0
+
+
+def test_no_buffer_reads_what_it_was_never_given() -> None:
+    """Every word that is read was written, and the cascade's running outputs are read once more than they are written."""
+    shape = AttentionShape(8, 2048, 2048, 64, 64)
+    found = run(shape, FUSEMAX, "binding")
+    actions = cascade_actions(shape, found.tiling, FUSEMAX, "binding", found.dram_bytes)
+    operands = 3 * shape.heads * 2048 * 64                         # q, K and V, once each: one block of queries
+    tiles, rows = shape.scores // 256, shape.heads * 2048
+    assert actions["buffer_written_words"] == operands + tiles * (64 + 2)
+    assert actions["buffer_read_words"] == tiles * (64 + 64 + 64) + tiles * (64 + 2) + rows * (64 + 1)
