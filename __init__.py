@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from .run import simulate
     from .sim.errors import ConfigError, TilesimError
     from .sim.report import Report
+    from .workloads.network import inference
     from .workloads.phases import Workload, decode, prefill
 
 __all__ = ["ConfigError", "MachineConfig", "Report", "TilesimError", "Workload", "__version__", "compare", "decode",
-           "load_machine", "prefill", "simulate"]
+           "inference", "load_machine", "prefill", "simulate"]
 
 #: Public name → the module that holds it; imported at first use, so that ``import tilesim`` costs nothing.
 _HOMES = {
     "ConfigError": "sim.errors", "TilesimError": "sim.errors", "Report": "sim.report", "MachineConfig": "arch.machine",
     "load_machine": "arch.machine", "simulate": "run", "Workload": "workloads.phases", "prefill": "workloads.phases",
-    "decode": "workloads.phases", "compare": "explore",
+    "decode": "workloads.phases", "inference": "workloads.network", "compare": "explore",
 }
 
 

@@ -14,10 +14,11 @@ from .sim.errors import ConfigError, TilesimError
 
 if TYPE_CHECKING:
     from .sim.report import Report
+    from .workloads.network import Inference
     from .workloads.phases import Workload
 
 EXIT_BAD_INPUT = 2
-OPERATORS = ("gemm", "attention", "norm", "softmax", "elementwise")
+OPERATORS = ("gemm", "attention", "conv", "lstm", "norm", "softmax", "elementwise")
 _SWITCHES = ("--exact", "--quiet", "--full")
 LISTS = ("chips", "memories", "models", "systems")
 
@@ -90,11 +91,12 @@ def _add_run(commands: Any) -> None:
 
 def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="MODEL|FILE",
-                        help="a shipped model (tilesim list models) or a Hugging Face config.json")
-    parser.add_argument("--phase", required=True, choices=("prefill", "decode"))
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences (default 1)")
-    parser.add_argument("--prompt", type=int, default=512, metavar="N", help="prefill: tokens of each sequence (default 512)")
-    parser.add_argument("--context", type=int, default=2048, metavar="N",
+                        help="a shipped model (tilesim list models), a Hugging Face config.json, a YAML of layers, or a "
+                             "SCALE-Sim topology.csv")
+    parser.add_argument("--phase", choices=("prefill", "decode"), help="of a transformer; a network of layers has none")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences or items (default 1)")
+    parser.add_argument("--prompt", type=int, metavar="N", help="prefill: tokens of each sequence (default 512)")
+    parser.add_argument("--context", type=int, metavar="N",
                         help="decode: tokens attended to, the new one included (default 2048)")
     for name in ("weights", "activations", "kv", "embedding"):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"number format of {name}, such as int4-g128; default: --dtype")
@@ -115,6 +117,19 @@ def _add_op(commands: Any) -> None:
     attention.add_argument("--context", type=int, required=True, metavar="N", help="tokens attended to, queries included")
     attention.add_argument("--batch", type=int, default=1, metavar="N")
     attention.add_argument("--full", action="store_true", help="no causal mask")
+    conv = kinds.add_parser("conv", help="convolution of [BATCH, HEIGHT, WIDTH, CHANNELS]")
+    for name in ("height", "width", "channels", "filters"):
+        conv.add_argument(name, type=int, metavar=name.upper())
+    conv.add_argument("--filter", type=int, nargs="+", default=[3], metavar="N", help="window: height and width (default 3)")
+    conv.add_argument("--stride", type=int, default=1, metavar="N")
+    conv.add_argument("--padding", type=int, default=0, metavar="N", help="zeros on every side (default 0)")
+    conv.add_argument("--groups", type=int, default=1, metavar="N", help="as many as channels: depth-wise")
+    conv.add_argument("--batch", type=int, default=1, metavar="N")
+    lstm = kinds.add_parser("lstm", help="LSTM layers over steps of inputs [BATCH, INPUT]")
+    for name in ("batch", "input", "hidden"):
+        lstm.add_argument(name, type=int, metavar=name.upper())
+    lstm.add_argument("--steps", type=int, default=1, metavar="N")
+    lstm.add_argument("--layers", type=int, default=1, metavar="N")
     norm = kinds.add_parser("norm", help="rmsnorm or layernorm of [ROWS, COLS]")
     norm.add_argument("--function", choices=("rmsnorm", "layernorm"), default="rmsnorm")
     softmax = kinds.add_parser("softmax", help="softmax of each row of [ROWS, COLS]")
@@ -123,8 +138,8 @@ def _add_op(commands: Any) -> None:
     for rows in (norm, softmax, elementwise):
         rows.add_argument("rows", type=int, metavar="ROWS")
         rows.add_argument("cols", type=int, metavar="COLS")
-    for kind, sub in (("gemm", gemm), ("attention", attention), ("norm", norm), ("softmax", softmax),
-                      ("elementwise", elementwise)):
+    for kind, sub in (("gemm", gemm), ("attention", attention), ("conv", conv), ("lstm", lstm), ("norm", norm),
+                      ("softmax", softmax), ("elementwise", elementwise)):
         _add_machine(sub)
         sub.set_defaults(command=_op, kind=kind)
 
@@ -142,14 +157,27 @@ def _add_show(commands: Any) -> None:
     parser.set_defaults(command=_show)
 
 
-def _workload(arguments: argparse.Namespace) -> Workload:
+def _workload(arguments: argparse.Namespace) -> Workload | Inference:
+    from .workloads.network import inference, is_network
     from .workloads.phases import decode, prefill
 
+    if is_network(arguments.model):
+        for option in ("phase", "prompt", "context", "kv", "embedding"):
+            if getattr(arguments, option) is not None:
+                raise ConfigError(f"--{option} makes no sense for {arguments.model}: it is a network of layers", key=f"--{option}",
+                                  mend=f"leave --{option} out")
+        return inference(arguments.model, batch=arguments.batch, dtype=arguments.dtype, weights=arguments.weights,
+                         activations=arguments.activations)
+    if arguments.phase is None:
+        raise ConfigError("a transformer runs in a phase", key="--phase", allowed=("prefill", "decode"),
+                          mend="add --phase prefill or --phase decode")
+    prompt = 512 if arguments.prompt is None else arguments.prompt
+    context = 2048 if arguments.context is None else arguments.context
     formats = {"dtype": arguments.dtype, "weights": arguments.weights, "activations": arguments.activations,
                "kv": arguments.kv, "embedding": arguments.embedding}
     if arguments.phase == "prefill":
-        return prefill(arguments.model, prompt=arguments.prompt, batch=arguments.batch, **formats)
-    return decode(arguments.model, context=arguments.context, batch=arguments.batch, **formats)
+        return prefill(arguments.model, prompt=prompt, batch=arguments.batch, **formats)
+    return decode(arguments.model, context=context, batch=arguments.batch, **formats)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -12,9 +12,10 @@ from .sim.errors import ConfigError
 
 if TYPE_CHECKING:
     from .explore import Comparison
+    from .workloads.network import Inference
     from .workloads.phases import Workload
 
-WorkloadOf = Callable[[argparse.Namespace], "Workload"]
+WorkloadOf = Callable[[argparse.Namespace], "Workload | Inference"]
 
 
 def add_parser(commands: Any, add_workload: Callable[[argparse.ArgumentParser], None], workload_of: WorkloadOf) -> None:

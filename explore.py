@@ -14,6 +14,7 @@ from .arch.gpu_config import Gpu
 from .run import simulate
 from .sim.errors import ConfigError
 from .sim.report import Report
+from .workloads.network import Inference
 from .workloads.phases import Workload
 
 SCHEMA = "tilesim.comparison/1"
@@ -65,8 +66,8 @@ class Comparison:
 
 
 def compare(
-    machines: Sequence[str | Path | Machine], workload: Workload, *, sets: tuple[str, ...] = (), tensor_parallel: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    machines: Sequence[str | Path | Machine], workload: Workload | Inference, *, sets: tuple[str, ...] = (),
+    tensor_parallel: int = 1, progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Run *workload* on each of *machines*, of any family. *sets* change every machine that they are given to;
     *tensor_parallel* divides the model over as many GPUs, where a machine is one.

@@ -24,6 +24,7 @@ from .sim.program import Step, TileProgram
 from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
 from .sim.units import BITS_PER_BYTE, PS_PER_S
 from .workloads.graph import OperatorGraph, program_order, totals
+from .workloads.network import Inference
 from .workloads.operators import Operator
 from .workloads.phases import Workload
 
@@ -34,7 +35,7 @@ AttentionMapping = Literal["auto", "unfused", "flash"]
 
 
 def simulate(
-    machine: str | Path | Machine, workload: Workload, *, sets: tuple[str, ...] = (), exact: bool = False,
+    machine: str | Path | Machine, workload: Workload | Inference, *, sets: tuple[str, ...] = (), exact: bool = False,
     trace: bool = False, attention: AttentionMapping = "auto", progress: Callable[[int, int], None] | None = None,
     tensor_parallel: int = 1,
 ) -> Report:
@@ -79,7 +80,7 @@ def _refuse(machine: str, options: Mapping[str, bool], reason: str) -> None:
             raise ConfigError(f"{option} makes no sense on {machine}: {reason}", key=option, mend=f"leave {option} out")
 
 
-def workload_data(workload: Workload) -> dict[str, Any]:
+def workload_data(workload: Workload | Inference) -> dict[str, Any]:
     """The workload as plain data, as the report's config holds it."""
     return workload.model_dump(mode="json")
 

@@ -83,11 +83,18 @@ class SegmentCosts:
 
     def _matrix(self, segment: Segment, record: Compute) -> tuple[
             int, GemmCycles, int, int, int, tuple[tuple[str, int], ...]]:
-        """A matmul on the arrays: SRAM words as its dataflow reads and writes them, each array for itself."""
+        """A matmul on the arrays: SRAM words as its dataflow reads and writes them, each array for itself.
+
+        A convolution feeds its patches word by word from the image tile: no line buffer saves reads of overlapping windows.
+        """
         a, b = record.reads[0], record.reads[1]
         c = record.writes[0]
-        m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-        batch = a.elements // (m * k)
+        if record.function == "conv":
+            patches = record.params["patches"]
+            m, k, n, batch = a.shape[0] * patches.positions, patches.elements(a.shape[-1]), b.shape[-1], 1
+        else:
+            m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+            batch = a.elements // (m * k)
         gemm = gemm_cycles(m, k, n, self._mxu, batch)
         dtypes = self._dtype(segment, a), self._dtype(segment, b)
         widest = max(dtypes, key=lambda dtype: dtype.bits)
@@ -108,7 +115,7 @@ class SegmentCosts:
         ops = lane_ops(record.function, record.reads, record.params, self._vpu)
         read_bytes = sum(self._bytes(segment, view) for view in record.reads)
         write_bytes = sum(self._bytes(segment, view) for view in record.writes)
-        if record.function == "matmul":
+        if record.function in ("matmul", "depthwise"):
             if record.params.get("accumulate"):
                 read_bytes += self._bytes(segment, record.writes[0])
             return cycles, None, ops, read_bytes, write_bytes, (("mac", ops),)

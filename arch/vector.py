@@ -58,6 +58,9 @@ FUNCTION_OPS: dict[str, tuple[int, int]] = {
     "dequantize": (2, 0),
     "quantize": (3, 0),
 }
+#: (simple, special) operations of one hidden unit of an LSTM cell: four sums of gates, three σ of an add beside exp and
+#: reciprocal, two tanh, three products and a sum.
+_LSTM_OPS, _LSTM_GATES = (11, 8), 4
 #: Functions that also take one root or reciprocal for each row (1/rms, 1/σ, 1/sum).
 _ONE_SPECIAL_A_ROW = frozenset({"rmsnorm", "layernorm", "softmax", "online_softmax_end"})
 
@@ -65,12 +68,19 @@ _ONE_SPECIAL_A_ROW = frozenset({"rmsnorm", "layernorm", "softmax", "online_softm
 def lane_ops(function: str, reads: tuple[View, ...], params: Mapping[str, Any], config: VectorConfig) -> int:
     """Lane-operations of *function* on views of those shapes; a matmul on the lanes costs one for each MAC.
 
+    ``depthwise`` and poolings take one for each element of each window (and an average one more).
     ``online_softmax`` reads scores [..., q, t] (and the running max, sum and output [..., q, d] to rescale): scale and mask,
     max, subtract, exp and sum on each score; a rescale of output and sum. ``online_softmax_end`` scales [..., q, d] by 1/sum.
     """
     elements = reads[0].elements
     if function == "matmul":
         return elements * reads[1].shape[-1]
+    if function in ("depthwise", "max_pool", "average_pool"):
+        p = params["patches"]
+        windows = reads[0].shape[0] * p.positions * reads[0].shape[-1]
+        return int(windows * (p.elements(1) + (function == "average_pool")))
+    if function == "lstm_cell":
+        return elements // _LSTM_GATES * (_LSTM_OPS[0] + _LSTM_OPS[1] * config.exp_ops)
     if function == "online_softmax":
         scores = elements * (4 + config.exp_ops)
         rescaled = sum(view.elements for view in reads[1:])

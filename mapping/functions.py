@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..sim.patches import Patches
+
 Array = npt.NDArray[np.float64]
 Function = Callable[[Sequence[Array], Sequence[Array], Mapping[str, Any]], tuple[Array, ...]]
 
@@ -98,6 +100,52 @@ def _online_softmax(reads: Sequence[Array], before: Sequence[Array], params: Map
     return probabilities, maximum, reads[2] * rescale + total, reads[3] * rescale[..., None]
 
 
+def _windows(x: Array, p: Patches, outside: float = 0.0) -> Array:
+    """The windows of *x* [images, rows, cols, channels]: [images, out_rows, out_cols, filter_rows, filter_cols, channels]."""
+    height = (p.out_rows - 1) * p.stride_rows + p.filter_rows
+    width = (p.out_cols - 1) * p.stride_cols + p.filter_cols
+    rows, cols = min(x.shape[1], height - p.top), min(x.shape[2], width - p.left)
+    padded = np.full((x.shape[0], height, width, x.shape[3]), outside)
+    padded[:, p.top:p.top + rows, p.left:p.left + cols] = x[:, :rows, :cols]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (p.filter_rows, p.filter_cols), axis=(1, 2))
+    return np.asarray(windows[:, ::p.stride_rows, ::p.stride_cols].transpose(0, 1, 2, 4, 5, 3))
+
+
+def _conv(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    p: Patches = params["patches"]
+    windows = _windows(reads[0], p)
+    matrix = windows.reshape(windows.shape[0] * p.positions, -1)[:, p.first:p.first + p.elements(reads[0].shape[3])]
+    return _matmul((matrix, reads[1]), before, params)
+
+
+def _depthwise(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Filters [filter_rows, filter_cols, channels]: each channel by itself."""
+    windows = _windows(reads[0], params["patches"])
+    return (np.einsum("bxyijc,ijc->bxyc", windows, reads[1]).reshape(-1, reads[0].shape[3]),)
+
+
+def _max_pool(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    return (_windows(reads[0], params["patches"], -np.inf).max(axis=(3, 4)).reshape(-1, reads[0].shape[3]),)
+
+
+def _average_pool(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Over what lies inside the image."""
+    x, p = reads[0], params["patches"]
+    found = _windows(x, p).sum(axis=(3, 4)) / _windows(np.ones_like(x), p).sum(axis=(3, 4))
+    return (found.reshape(-1, x.shape[3]),)
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _lstm_cell(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Gates' sums of x and of h [rows, 4 · hidden] (i, f, g, o) and c [rows, hidden] → h', c'."""
+    i, f, g, o = np.split(reads[0] + reads[1], 4, axis=-1)
+    cell = _sigmoid(f) * reads[2] + _sigmoid(i) * np.tanh(g)
+    return _sigmoid(o) * np.tanh(cell), cell
+
+
 def _plain(function: Callable[..., Array]) -> Function:
     return lambda reads, before, params: (function(*reads),)
 
@@ -127,6 +175,11 @@ FUNCTIONS: dict[str, Function] = {
     "rope": _rope,
     "softmax": _softmax,
     "online_softmax": _online_softmax,
+    "conv": _conv,
+    "depthwise": _depthwise,
+    "max_pool": _max_pool,
+    "average_pool": _average_pool,
+    "lstm_cell": _lstm_cell,
     "online_softmax_end": _plain(lambda output, total: output / total[..., None]),
 }
 

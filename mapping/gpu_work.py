@@ -30,7 +30,12 @@ _SAME = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 def work_of(gpu: Gpu, kernel: Kernel) -> KernelWork:
     """The work of *kernel* on one of the GPUs that share it. What lies outside the chip before or after comes from or goes to
     DRAM, however warm the rest is."""
-    work = _WORK[type(kernel.first)](gpu, kernel)
+    known = _WORK.get(type(kernel.first))
+    if known is None:
+        raise ConfigError(f"{kernel.first.name}: no kernel of a GPU library is modelled for {kernel.first.kind!r}", key="--arch",
+                          value=gpu.name, allowed=tuple(kind.kind for kind in _WORK),
+                          mend="run it on a machine of parts and links (tilesim list chips)")
+    work = known(gpu, kernel)
     external = np.array([(kernel.external_read_bytes + kernel.external_write_bytes) / kernel.parts])
     return replace(work, dram_bytes=np.maximum(work.dram_bytes, external),
                    dram_s=np.maximum(work.dram_s, external / gpu.dram_stream_bytes_per_s))

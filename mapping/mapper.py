@@ -7,20 +7,24 @@ everything in DRAM, lower each distinct operator once.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import fields
 
 from ..arch.machine import MachineConfig
 from ..arch.systolic import SystolicConfig
 from ..arch.vector import VectorConfig
 from ..memory.sram import SramConfig
+from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.program import Segment, Step, TileProgram
 from ..workloads.graph import OperatorGraph, program_order
-from ..workloads.operators import Attention, Gemm, KvAppend, Operator
+from ..workloads.operators import Attention, KvAppend, Operator
 from ..workloads.tensors import Tensor
 from .attention import lower_attention
 from .attention_tiles import Heads
 from .gemm import lower_gemm, weight_layout
+from .images import filter_layout, lower_conv, lower_pool
 from .placement import Residents, Uses, choose_residents, place_tensors
+from .recurrent import lower_lstm_cell
 from .storage import Blocked
 from .target import AttentionStyle, Site, Target, share_out
 from .tiles import Operand
@@ -47,7 +51,13 @@ LOWERINGS: dict[str, Lowering] = {
     "softmax": lower_softmax,
     "embedding": lower_embedding,
     "select_last": lower_select_last,
+    "conv": lower_conv,
+    "pool": lower_pool,
+    "lstm_cell": lower_lstm_cell,
 }
+
+#: kind of operator → the storage that its weight (the second input) gets when no other kind or shape of operator reads it.
+LAYOUTS: dict[str, Callable[[Operator, DType, DType, Site], Blocked | None]] = {"gemm": weight_layout, "conv": filter_layout}
 
 
 def target_of(machine: MachineConfig, alignment_bytes: int) -> Target:
@@ -155,19 +165,28 @@ def _operands(
 
 
 def _layouts(ops: Sequence[Operator], site: Site) -> dict[str, Blocked]:
-    """Blocked storage for each weight that one matrix product alone reads; a shared one (a tied embedding) stays in C order."""
-    readers: dict[str, int] = {}
+    """Blocked storage for each weight that only matrix products of one shape read; others (a tied embedding) stay in C order."""
+    readers: dict[str, set[Hashable]] = {}
     for op in ops:
-        for tensor in dict.fromkeys(op.inputs):
-            readers[tensor.name] = readers.get(tensor.name, 0) + 1
-    known: dict[Hashable, Blocked] = {}
+        for position, tensor in enumerate(op.inputs):
+            readers.setdefault(tensor.name, set()).add((position, op.kind, *(_layout_key(op) if op.kind in LAYOUTS else ())))
+    known: dict[Hashable, Blocked | None] = {}
     layouts: dict[str, Blocked] = {}
     for op in ops:
-        if isinstance(op, Gemm) and op.inputs[1].role == "weight" and readers[op.inputs[1].name] == 1:
-            if op.signature not in known:
-                known[op.signature] = weight_layout(op, op.inputs[0].dtype, op.inputs[1].dtype, site)
-            layouts[op.inputs[1].name] = known[op.signature]
+        if op.kind in LAYOUTS and op.inputs[1].role == "weight" and len(readers[op.inputs[1].name]) == 1:
+            key = _layout_key(op)
+            if key not in known:
+                known[key] = LAYOUTS[op.kind](op, op.inputs[0].dtype, op.inputs[1].dtype, site)
+            layout = known[key]
+            if layout is not None:
+                layouts[op.inputs[1].name] = layout
     return layouts
+
+
+def _layout_key(op: Operator) -> tuple[Hashable, ...]:
+    """Equal for operators whose weights are stored alike: all but names, and whence the first input comes."""
+    sizes = tuple(getattr(op, field.name) for field in fields(op) if field.type in ("int", "bool"))
+    return (op.kind, sizes, op.inputs[0].dtype, op.inputs[1].dtype, op.inputs[1].role)
 
 
 class _After:

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..workloads.graph import OperatorGraph, program_order
+from ..workloads.images import Convolution, Pool
 from ..workloads.operators import Attention, Embedding, Gemm, KvAppend, Operator, SelectLast
+from ..workloads.recurrent import LstmCell
 from ..workloads.vector import Elementwise, Norm, Rope, Softmax
 from .functions import NORM_EPSILON, ROPE_BASE, Array
 
@@ -126,6 +128,46 @@ def _select_last(op: Operator, inputs: Sequence[Array], before: Sequence[Array])
     return (inputs[0].reshape(op.batch, op.tokens, op.cols)[:, -1],)
 
 
+def _taps(op: Convolution | Pool, y: int, x: int) -> list[tuple[int, int, int, int]]:
+    """(row of the window, its column, row of the image, its column) of what window (y, x) sees inside the image."""
+    top, left = y * op.stride - op.pad_top, x * op.stride - op.pad_left
+    return [(i, j, top + i, left + j) for i in range(op.filter_height) for j in range(op.filter_width)
+            if 0 <= top + i < op.height and 0 <= left + j < op.width]
+
+
+def _conv(op: Operator, inputs: Sequence[Array], before: Sequence[Array]) -> tuple[Array, ...]:
+    """The definition, tap by tap."""
+    assert isinstance(op, Convolution)
+    image = inputs[0].reshape(op.batch, op.height, op.width, op.groups, -1)
+    filters = inputs[1].reshape(op.groups, op.filter_height, op.filter_width, op.channels // op.groups, op.group_filters)
+    out = np.zeros((op.batch, op.out_height, op.out_width, op.groups, op.group_filters))
+    for y in range(op.out_height):
+        for x in range(op.out_width):
+            for i, j, row, col in _taps(op, y, x):
+                out[:, y, x] += np.einsum("bgc,gcn->bgn", image[:, row, col], filters[:, i, j])
+    flat = out.reshape(-1, op.filters) + (inputs[2] if op.has_bias else 0.0)
+    return (ACTIVATIONS[op.activation](flat) if op.activation else flat,)
+
+
+def _pool(op: Operator, inputs: Sequence[Array], before: Sequence[Array]) -> tuple[Array, ...]:
+    assert isinstance(op, Pool)
+    image = inputs[0].reshape(op.batch, op.height, op.width, op.channels)
+    out = np.empty((op.batch, op.out_height, op.out_width, op.channels))
+    for y in range(op.out_height):
+        for x in range(op.out_width):
+            seen = np.stack([image[:, row, col] for _, _, row, col in _taps(op, y, x)])
+            out[:, y, x] = seen.max(axis=0) if op.function == "max" else seen.mean(axis=0)
+    return (out,)
+
+
+def _lstm_cell(op: Operator, inputs: Sequence[Array], before: Sequence[Array]) -> tuple[Array, ...]:
+    assert isinstance(op, LstmCell)
+    gates = (inputs[0] + inputs[1]).reshape(op.batch, 4, op.hidden)
+    opened = 0.5 * (1 + np.tanh(gates / 2))                        # σ, written another way
+    cell = opened[:, 1] * inputs[2].reshape(op.batch, op.hidden) + opened[:, 0] * np.tanh(gates[:, 2])
+    return opened[:, 3] * np.tanh(cell), cell
+
+
 REFERENCES: dict[str, Reference] = {
     "gemm": _gemm,
     "attention": _attention,
@@ -136,4 +178,7 @@ REFERENCES: dict[str, Reference] = {
     "softmax": _softmax,
     "embedding": _embedding,
     "select_last": _select_last,
+    "conv": _conv,
+    "pool": _pool,
+    "lstm_cell": _lstm_cell,
 }

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .dtypes import DType
+from .patches import PATCH_PRODUCTS
 
 #: (n, 2) int64 array of (byte offset inside the tensor, number of bytes).
 Ranges = npt.NDArray[np.int64]
@@ -117,8 +118,9 @@ class Store:
 class Compute:
     """One tile on a compute unit: ``writes[...] = function(reads..., **params)``.
 
-    ``matmul`` reads A [..., m, k] and B [..., k, n] and writes C [..., m, n]; with ``accumulate`` it adds to C. What each
-    vector function means is written once, in the functional interpreter; what it costs, in the unit that runs it.
+    ``matmul`` reads A [..., m, k] and B [..., k, n] and writes C [..., m, n]; with ``accumulate`` it adds to C. ``conv`` is a
+    matmul whose A [m, k] is the ``patches`` of a tile of images (``sim/patches.py``). What each vector function means is
+    written once, in the functional interpreter; what it costs, in the unit that runs it.
     """
 
     unit: str
@@ -272,6 +274,8 @@ class SegmentBuilder:
         if function == "matmul":
             shape = reads[0].shape
             self._macs += reads[0].elements * writes[0].shape[-1] if len(shape) >= 2 else 0
+        elif function in PATCH_PRODUCTS:
+            self._macs += writes[0].elements * params["patches"].elements(PATCH_PRODUCTS[function] or reads[0].shape[-1])
         return index
 
     def build(self, **notes: Any) -> Segment:

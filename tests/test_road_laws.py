@@ -58,7 +58,22 @@ def attention(heads: int, group: int, head_dim: int, q_tokens: int, context: int
         "batch": batch, "full": False, "dtype": "bf16"})[0]
 
 
+def conv(extent: int, window: int, channels: int, filters: int, stride: int, depthwise: bool, batch: int) -> OperatorGraph:
+    return single_operator("conv", {
+        "height": extent, "width": extent + 3, "channels": channels, "filters": channels if depthwise else filters,
+        "filter": [window], "stride": stride, "padding": window // 2, "groups": channels if depthwise else 1, "batch": batch,
+        "dtype": "bf16"})[0]
+
+
+def lstm(batch: int, width: int, hidden: int, steps: int) -> OperatorGraph:
+    return single_operator("lstm", {"batch": batch, "input": width, "hidden": hidden, "steps": steps, "layers": 2,
+                                    "dtype": "bf16"})[0]
+
+
 graphs = st.one_of(
+    st.builds(conv, st.integers(4, 30), st.sampled_from([1, 3, 4]), st.integers(1, 40), st.integers(1, 70), st.integers(1, 3),
+              st.booleans(), st.integers(1, 2)),
+    st.builds(lstm, st.integers(1, 40), st.integers(1, 60), st.integers(1, 60), st.integers(1, 2)),
     st.builds(gemm, sizes, sizes, sizes, st.integers(1, 3)),
     st.builds(attention, st.integers(1, 3), st.sampled_from([1, 2, 4]), st.sampled_from([8, 16, 24]), st.integers(1, 70),
               st.integers(1, 200), st.integers(1, 2)),
@@ -124,7 +139,7 @@ def test_values_are_right_in_the_order_that_was_timed(graph: OperatorGraph, sram
     program = map_graph(graph, config)
     order = Engine(config, program).run().completion_order
     generator = np.random.default_rng(1)
-    given_tensors = {name: tensor for name, tensor in tensors_of(graph).items() if tensor.role != "output"}
+    given_tensors = {name: tensor for name, tensor in tensors_of(graph).items() if tensor.role in ("weight", "kv", "input")}
     values = {name: generator.integers(-3, 4, tensor.shape) for name, tensor in given_tensors.items()}
     places, burst_bytes = decoded_places(config.only(DramConfig, "dram")[1])
     found = interpret(program, values, order=order, places=places, burst_bytes=burst_bytes,

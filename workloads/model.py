@@ -109,4 +109,8 @@ def load_model(model: str | Path | ModelConfig) -> ModelConfig:
             raise ConfigError("is a directory; a model file is wanted", file=str(path), key="model", value=str(model),
                               mend=f"write {inside}" if inside.is_file() else None)
         return read_model(path)
-    return read_model(find_named(model, [MODELS_FOLDER], "model"))
+    found = find_named(model, [MODELS_FOLDER], "model")
+    if found.suffix in (".yaml", ".yml"):
+        raise ConfigError("is a network of layers, which has no prefill or decode", file=str(found), key="model", value=str(model),
+                          mend="run it without a phase (in Python: tilesim.inference)")
+    return read_model(found)

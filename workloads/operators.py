@@ -101,7 +101,7 @@ class Operator(ABC):
         return dict(total)
 
 
-_MAY_BE_ZERO = frozenset({"position_start", "slot"})
+_MAY_BE_ZERO = frozenset({"position_start", "slot", "pad_top", "pad_left"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 Formats (SCALE-Sim 3.0.0, scalesim/topology_utils.py, MIT): ``Layer, M, N, K[, batch]`` by header, or by position ``name, ifmap
 height, ifmap width, filter height, filter width, channels, filters, stride[, sparsity]``. Lines may end in a comma.
-A convolution becomes the GEMM of its im2col form: m output pixels, k = filter height·width·channels, n filters; no padding
-beyond the ifmap that the line gives. A layer whose name holds ``DP`` is depth-wise: one product for each channel.
+As a GEMM, a convolution is its im2col form: m output pixels, k = filter height·width·channels, n filters; no padding beyond the
+ifmap that the line gives. A layer whose name holds ``DP`` is depth-wise: one product for each channel.
 """
 
 from __future__ import annotations
@@ -33,7 +33,46 @@ class GemmLayer:
         return self.batch * self.m * self.k * self.n
 
 
+@dataclass(frozen=True, slots=True)
+class ConvLayer:
+    """A convolution; the stride is the same both ways, and a last partial window counts (upstream rounds up)."""
+
+    name: str
+    height: int
+    width: int
+    filter_height: int
+    filter_width: int
+    channels: int
+    filters: int
+    stride: int
+
+    @property
+    def is_depthwise(self) -> bool:
+        return "DP" in self.name
+
+    @property
+    def out_height(self) -> int:
+        return -(-(self.height - self.filter_height + self.stride) // self.stride)
+
+    @property
+    def out_width(self) -> int:
+        return -(-(self.width - self.filter_width + self.stride) // self.stride)
+
+    @property
+    def gemm(self) -> GemmLayer:
+        """Its im2col form."""
+        pixels, window = self.out_height * self.out_width, self.filter_height * self.filter_width
+        if self.is_depthwise:
+            return GemmLayer(self.name, pixels, window, self.filters, self.channels)
+        return GemmLayer(self.name, pixels, window * self.channels, self.filters)
+
+
 def read_topology(path: Path) -> tuple[GemmLayer, ...]:
+    """The layers of a SCALE-Sim topology file as GEMMs; a ConfigError names file, line and column of what is wrong."""
+    return tuple(layer if isinstance(layer, GemmLayer) else layer.gemm for layer in read_layers(path))
+
+
+def read_layers(path: Path) -> tuple[ConvLayer | GemmLayer, ...]:
     """The layers of a SCALE-Sim topology file; a ConfigError names file, line and column of what is wrong."""
     if not path.is_file():
         raise ConfigError("there is no such topology file", file=str(path))
@@ -59,8 +98,7 @@ def _gemm(path: Path, line: int, fields: Sequence[str], header: Sequence[str]) -
     return GemmLayer(fields[0], m, k, n, batch)
 
 
-def _convolution(path: Path, line: int, fields: Sequence[str]) -> GemmLayer:
-    """The GEMM of one convolution; the stride is the same both ways, and a last partial window counts (upstream rounds up)."""
+def _convolution(path: Path, line: int, fields: Sequence[str]) -> ConvLayer:
     height, width, filter_height, filter_width, channels, filters, stride = (
         _number(path, line, name, fields, position) for position, name in enumerate(_CONV_FIELDS, start=1))
     if filter_height > height or filter_width > width:
@@ -69,10 +107,7 @@ def _convolution(path: Path, line: int, fields: Sequence[str]) -> GemmLayer:
     for extra in fields[8:]:
         if ":" in extra:
             _dense(path, line, extra)
-    pixels = -(-(height - filter_height + stride) // stride) * -(-(width - filter_width + stride) // stride)
-    if "DP" in fields[0]:
-        return GemmLayer(fields[0], pixels, filter_height * filter_width, filters, channels)
-    return GemmLayer(fields[0], pixels, filter_height * filter_width * channels, filters)
+    return ConvLayer(fields[0], height, width, filter_height, filter_width, channels, filters, stride)
 
 
 def _dense(path: Path, line: int, ratio: str) -> None:

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from ..sim.dtypes import DTYPES, DType, parse_dtype
 from ..sim.errors import ConfigError
-from .graph import GraphBuilder, OperatorGraph, program_order
+from .graph import GraphBuilder, OperatorGraph, program_order, tensors_of
+from .images import Convolution, output_extent
 from .operators import Attention, Gemm, Operator
+from .recurrent import LstmFormats, add_lstm_layer
 from .tensors import Tensor, positive_count
 from .vector import POINTWISE, Elementwise, Norm, Softmax
 
@@ -73,6 +75,50 @@ def elementwise(function: str, rows: int, cols: int, *, activations: str = "bf16
     return _alone(Elementwise(name=function, inputs=x, outputs=(y,), function=function, rows=rows, cols=cols))
 
 
+def conv(
+    height: int, width: int, channels: int, filters: int, *, filter_height: int = 3, filter_width: int = 3, stride: int = 1,
+    padding: int = 0, groups: int = 1, batch: int = 1, weights: str = "bf16", activations: str = "bf16",
+) -> OperatorGraph:
+    """A convolution of [batch, height, width, channels] with *filters* windows, *padding* zeros on every side."""
+    counts = {"height": height, "width": width, "channels": channels, "filters": filters, "filter_height": filter_height,
+              "filter_width": filter_width, "stride": stride, "groups": groups, "batch": batch}
+    height, width, channels, filters, filter_height, filter_width, stride, groups, batch = (
+        positive_count(key, value) for key, value in counts.items())
+    if padding < 0:
+        raise ConfigError(f"padding is {padding}; a whole number of at least 0 is wanted", key="padding", value=padding)
+    for axis, extent, window in (("height", height, filter_height), ("width", width, filter_width)):
+        if extent + 2 * padding < window:
+            raise ConfigError(f"the filter's {axis} of {window} is larger than the padded image's {extent + 2 * padding}",
+                              key=f"filter_{axis}", value=window)
+    if channels % groups or filters % groups:
+        raise ConfigError(f"groups is {groups}; it must divide channels ({channels}) and filters ({filters})", key="groups",
+                          value=groups)
+    stored, moved = parse_dtype(weights), parse_dtype(activations)
+    out = output_extent(height, filter_height, stride, padding), output_extent(width, filter_width, stride, padding)
+    image = Tensor("image", (batch, height, width, channels), moved, "input")
+    kernel = Tensor("filters", (groups, filter_height, filter_width, channels // groups, filters // groups), stored, "weight")
+    result = Tensor("out", (batch, *out, filters), moved, "output")
+    return _alone(Convolution(
+        name="conv", inputs=(image, kernel), outputs=(result,), batch=batch, height=height, width=width, channels=channels,
+        filters=filters, filter_height=filter_height, filter_width=filter_width, out_height=out[0], out_width=out[1],
+        stride=stride, pad_top=padding, pad_left=padding, groups=groups))
+
+
+def lstm(
+    batch: int, width: int, hidden: int, *, steps: int = 1, layers: int = 1, weights: str = "bf16", activations: str = "bf16",
+) -> OperatorGraph:
+    """*steps* steps of *layers* LSTM layers of *hidden* units over inputs [batch, width]; each step waits for the one before."""
+    sizes = {"batch": batch, "input": width, "hidden": hidden, "steps": steps, "layers": layers}
+    batch, width, hidden, steps, layers = (positive_count(key, value) for key, value in sizes.items())
+    formats = LstmFormats(parse_dtype(weights), parse_dtype(activations))
+    builder = GraphBuilder("lstm")
+    xs = tuple(Tensor(f"x{step}", (batch, width), formats.activations, "input") for step in range(steps))
+    for layer in range(layers):
+        xs = add_lstm_layer(builder, f"layer{layer}", xs, batch, width if layer == 0 else hidden, hidden, formats,
+                            is_last=layer == layers - 1, layer=layer)
+    return builder.graph
+
+
 #: Kind → how the options of the command line build it: (options, format of what is stored, format of what is computed on).
 _BUILDERS: dict[str, Callable[[Mapping[str, Any], str, str], OperatorGraph]] = {
     "gemm": lambda o, stored, moved: gemm(o["m"], o["n"], o["k"], batch=o["batch"], weights=stored, activations=moved),
@@ -82,6 +128,11 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], str, str], OperatorGraph]] = {
     "norm": lambda o, stored, moved: norm(o["rows"], o["cols"], function=o["function"], activations=moved),
     "softmax": lambda o, stored, moved: softmax(o["rows"], o["cols"], activations=moved),
     "elementwise": lambda o, stored, moved: elementwise(o["function"], o["rows"], o["cols"], activations=moved),
+    "conv": lambda o, stored, moved: conv(
+        o["height"], o["width"], o["channels"], o["filters"], filter_height=o["filter"][0], filter_width=o["filter"][-1],
+        stride=o["stride"], padding=o["padding"], groups=o["groups"], batch=o["batch"], weights=stored, activations=moved),
+    "lstm": lambda o, stored, moved: lstm(o["batch"], o["input"], o["hidden"], steps=o["steps"], layers=o["layers"],
+                                          weights=stored, activations=moved),
 }
 
 
@@ -93,12 +144,17 @@ def single_operator(kind: str, options: Mapping[str, Any]) -> tuple[OperatorGrap
     stored = parse_dtype(options["dtype"])
     moved = DTYPES["bf16"] if stored.group else stored
     graph = _BUILDERS[kind](options, stored.name, moved.name)
-    (op,) = program_order(graph)
-    operands = " ".join(f"{t.name}{list(t.shape)}" for t in (*op.inputs, *op.outputs))
-    graph.graph["name"] = f"{op.name} {operands} {stored.name}"
+    ops = list(program_order(graph))
+    if len(ops) == 1:
+        name, tensors = ops[0].name, (*ops[0].inputs, *ops[0].outputs)
+        title = " ".join(f"{t.name}{list(t.shape)}" for t in tensors)
+    else:                                                   # a chain: what comes from outside, and what goes there
+        name, tensors = kind, tuple(t for t in tensors_of(graph).values() if t.role != "activation")
+        title = ", ".join(f"{key} {options[key]}" for key in ("batch", "input", "hidden", "steps", "layers"))
+    graph.graph["name"] = f"{name} {title} {stored.name}"
     return graph, {
-        "operator": op.kind, "name": op.name,
-        "operands": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype.name} for t in (*op.inputs, *op.outputs)],
+        "operator": ops[0].kind if len(ops) == 1 else kind, "name": name,
+        "operands": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype.name} for t in tensors],
     }
 
 

@@ -1,0 +1,175 @@
+"""Convolutions, poolings and LSTM cells: the interpreted program equals the definition, and its traffic is what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilesim.mapping.target import Target
+from tilesim.sim.dtypes import parse_dtype
+from tilesim.sim.errors import ConfigError
+from tilesim.sim.program import Load, Segment, TileProgram
+from tilesim.workloads import single
+from tilesim.workloads.graph import GraphBuilder, OperatorGraph
+from tilesim.workloads.images import Convolution, Pool, output_extent
+from tilesim.workloads.recurrent import LstmFormats, add_lstm_layer
+from tilesim.workloads.tensors import Tensor
+from tilesim.workloads.vector import Elementwise
+
+MakeTarget = Callable[..., Target]
+Check = Callable[..., TileProgram]
+BF16 = parse_dtype("bf16")
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+machines = st.fixed_dictionaries({
+    "sram_kib": st.sampled_from([8, 16, 24, 64, 512]), "rows": st.sampled_from([2, 4, 8]), "cols": st.sampled_from([2, 4, 8]),
+    "arrays": st.integers(1, 2), "lanes": st.sampled_from([1, 8, 64]),
+})
+
+
+@st.composite
+def images(draw: st.DrawFn) -> dict[str, int]:
+    """Batch, image and windows; the output may stop early or hang over the bottom and right edges."""
+    window = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    extent = draw(st.integers(1, 12)), draw(st.integers(1, 9))
+    stride, pads = draw(st.integers(1, 3)), tuple(draw(st.integers(0, w - 1)) for w in window)
+    outs = tuple(draw(st.integers(1, (e + p - 1) // stride + 1)) for e, p in zip(extent, pads, strict=True))
+    return {"batch": draw(st.integers(1, 3)), "height": extent[0], "width": extent[1], "filter_height": window[0],
+            "filter_width": window[1], "stride": stride, "pad_top": pads[0], "pad_left": pads[1], "out_height": outs[0],
+            "out_width": outs[1]}
+
+
+def conv(sizes: dict[str, int], channels: int, filters: int, groups: int, *, bias: bool = False, activation: str = "",
+         weights: str = "bf16", between: bool = False) -> OperatorGraph:
+    """A convolution of the host's image, or (*between*) of an activation that another operator made."""
+    builder = GraphBuilder("conv")
+    shape = (sizes["batch"], sizes["height"], sizes["width"], channels)
+    image = Tensor("image", shape, BF16, "activation" if between else "input")
+    if between:
+        flat = {"rows": sizes["batch"] * sizes["height"] * sizes["width"], "cols": channels}
+        given_ = Tensor("given", shape, BF16, "input")
+        builder.add(Elementwise(name="before", inputs=(given_, given_), outputs=(image,), function="add", **flat))
+    k = sizes["filter_height"] * sizes["filter_width"] * (channels // groups)
+    operands = [image, Tensor("filters", (groups, k, filters // groups), parse_dtype(weights), "weight")]
+    operands += [Tensor("bias", (filters,), BF16, "weight")] if bias else []
+    out = Tensor("out", (sizes["batch"], sizes["out_height"], sizes["out_width"], filters), BF16, "output")
+    builder.add(Convolution(name="conv", inputs=tuple(operands), outputs=(out,), channels=channels, filters=filters, groups=groups,
+                            activation=activation, **sizes))
+    return builder.graph
+
+
+@quick
+@given(sizes=images(), groups=st.integers(1, 3), each=st.integers(1, 5), filters=st.integers(1, 6), bias=st.booleans(),
+       activation=st.sampled_from(["", "relu"]), between=st.booleans(), machine=machines)
+def test_convolution_equals_its_definition(
+    sizes: dict[str, int], groups: int, each: int, filters: int, bias: bool, activation: str, between: bool,
+    machine: dict[str, Any], toy_target: MakeTarget, equals_numpy: Check,
+) -> None:
+    graph = conv(sizes, groups * each, groups * filters, groups, bias=bias, activation=activation, between=between)
+    equals_numpy(graph, toy_target(**machine))
+
+
+@quick
+@given(sizes=images(), channels=st.integers(1, 6), bias=st.booleans(), machine=machines, weights=st.sampled_from(["bf16", "int8"]))
+def test_depthwise_convolution_equals_its_definition(
+    sizes: dict[str, int], channels: int, bias: bool, machine: dict[str, Any], weights: str, toy_target: MakeTarget,
+    equals_numpy: Check,
+) -> None:
+    equals_numpy(conv(sizes, channels, channels, channels, bias=bias, weights=weights), toy_target(**machine))
+
+
+@quick
+@given(sizes=images(), channels=st.sampled_from([2, 4, 8]), filters=st.sampled_from([2, 4, 8]), machine=machines,
+       weights=st.sampled_from(["int8", "fp8", "int4"]))
+def test_convolution_with_packed_filters_equals_its_definition(
+    sizes: dict[str, int], channels: int, filters: int, machine: dict[str, Any], weights: str, toy_target: MakeTarget,
+    equals_numpy: Check,
+) -> None:
+    equals_numpy(conv(sizes, channels, filters, 1, weights=weights), toy_target(**machine))
+
+
+@quick
+@given(sizes=images(), channels=st.integers(1, 6), function=st.sampled_from(["max", "average"]), machine=machines)
+def test_pooling_equals_its_definition(sizes: dict[str, int], channels: int, function: str, machine: dict[str, Any],
+                                       toy_target: MakeTarget, equals_numpy: Check) -> None:
+    builder = GraphBuilder("pool")
+    image = Tensor("image", (sizes["batch"], sizes["height"], sizes["width"], channels), BF16, "input")
+    out = Tensor("out", (sizes["batch"], sizes["out_height"], sizes["out_width"], channels), BF16, "output")
+    builder.add(Pool(name="pool", inputs=(image,), outputs=(out,), function=function, channels=channels, **sizes))
+    equals_numpy(builder.graph, toy_target(**machine))
+
+
+@quick
+@given(batch=st.integers(1, 4), width=st.integers(1, 9), hidden=st.integers(1, 9), steps=st.integers(1, 3), machine=machines)
+def test_a_chain_of_lstm_steps_equals_numpy(batch: int, width: int, hidden: int, steps: int, machine: dict[str, Any],
+                                            toy_target: MakeTarget, equals_numpy: Check) -> None:
+    """Two layers; each step of the second reads the first's of the same step."""
+    builder = GraphBuilder("lstm")
+    xs = tuple(Tensor(f"x{t}", (batch, width), BF16, "input") for t in range(steps))
+    formats = LstmFormats(BF16, BF16)
+    below = add_lstm_layer(builder, "below", xs, batch, width, hidden, formats)
+    add_lstm_layer(builder, "above", below, batch, hidden, hidden, formats, is_last=True)
+    equals_numpy(builder.graph, toy_target(**machine))
+
+
+def loaded_bytes(program: TileProgram, role: str) -> int:
+    """Bytes that the program loads of tensors of that role."""
+    return sum(record.nbytes for step in program.steps for record in step.segment.records if isinstance(record, Load)
+               and program.tensors[step.operands[record.operand]].role == role)
+
+
+def sizes_of(height: int, width: int, window: int, stride: int, padding: int = 0, batch: int = 1) -> dict[str, int]:
+    return {"batch": batch, "height": height, "width": width, "filter_height": window, "filter_width": window, "stride": stride,
+            "pad_top": padding, "pad_left": padding, "out_height": output_extent(height, window, stride, padding),
+            "out_width": output_extent(width, window, stride, padding)}
+
+
+def test_an_image_that_fits_is_read_once_not_nine_times(toy_target: MakeTarget, equals_numpy: Check) -> None:
+    """3×3 windows overlap nine-fold; the image still crosses DRAM once, and so do the filters."""
+    program = equals_numpy(conv(sizes_of(14, 14, 3, 1, 1), 4, 8, 1), toy_target(sram_kib=512))
+    assert loaded_bytes(program, "input") == 2 * 14 * 14 * 4
+    assert loaded_bytes(program, "weight") == 2 * 9 * 4 * 8
+
+
+def test_tiles_of_an_image_share_filter_minus_stride_rows(toy_target: MakeTarget, equals_numpy: Check) -> None:
+    """A room of 1 KiB for spilled activations, half of it a tile: 512 B hold 8 rows of 16 pixels of 2 channels, 6 output rows."""
+    program = equals_numpy(conv(sizes_of(32, 16, 3, 1), 2, 4, 1), toy_target(sram_kib=16))
+    segment: Segment = program.steps[0].segment
+    tiles = -(-30 // segment.notes["rows_piece"])
+    assert tiles > 1
+    assert loaded_bytes(program, "input") == 2 * 16 * 2 * (32 + 2 * (tiles - 1))
+
+
+def test_rows_that_no_window_sees_are_not_read(toy_target: MakeTarget, equals_numpy: Check) -> None:
+    """1×1 windows with stride 2: every other row stays in DRAM, and the last column (columns between windows are read)."""
+    program = equals_numpy(conv(sizes_of(16, 16, 1, 2), 4, 8, 1), toy_target(sram_kib=512))
+    assert loaded_bytes(program, "input") == 2 * 8 * 15 * 4
+
+
+def test_executed_macs_are_those_of_the_layer(toy_target: MakeTarget, equals_numpy: Check) -> None:
+    graph = conv(sizes_of(13, 11, 3, 2, 1, batch=2), 6, 10, 2)
+    op = next(iter(graph.nodes.values()))["op"]
+    program = equals_numpy(graph, toy_target(sram_kib=32))
+    assert program.macs == op.macs == 2 * 7 * 6 * 10 * 9 * 3
+
+
+def test_a_shared_recurrent_weight_is_stored_in_blocks(toy_target: MakeTarget) -> None:
+    """Every step's product has one shape, so the weight lies in the order in which each of them streams it."""
+    from tilesim.mapping.mapper import map_to_target
+
+    graph, _ = single.single_operator("lstm", {"batch": 3, "input": 8, "hidden": 8, "steps": 3, "layers": 1, "dtype": "bf16"})
+    program = map_to_target(graph, toy_target())
+    assert {t.name: t.order is not None for t in program.tensors if t.name.endswith((".w_x", ".w_h"))} == {
+        "layer0.w_x": True, "layer0.w_h": True}
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
+    with pytest.raises(ConfigError, match="groups"):
+        conv(sizes_of(8, 8, 3, 1), 4, 9, 3)
+
+
+def test_a_window_that_sees_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="wholly outside"):
+        conv(sizes_of(8, 8, 3, 1) | {"out_height": 9}, 4, 8, 1)
