@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT = 2
 OPERATORS = ("gemm", "attention", "conv", "lstm", "norm", "softmax", "elementwise")
 _SWITCHES = ("--exact", "--quiet", "--full")
-LISTS = ("chips", "memories", "models", "systems")
+LISTS = ("chips", "memories", "models", "systems", "technologies")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,8 +151,8 @@ def _add_list(commands: Any) -> None:
 
 
 def _add_show(commands: Any) -> None:
-    parser = commands.add_parser("show", help="show a chip or a memory as resolved: every part, quantity and source")
-    parser.add_argument("name", metavar="CHIP|MEMORY|FILE")
+    parser = commands.add_parser("show", help="show a chip, a memory or a technology as resolved: every quantity and source")
+    parser.add_argument("name", metavar="CHIP|MEMORY|TECHNOLOGY|FILE")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="path=value")
     parser.set_defaults(command=_show)
 
@@ -213,6 +213,11 @@ def _list(arguments: argparse.Namespace) -> int:
 
         print("\n".join(shipped_names()))
         return 0
+    if arguments.what == "technologies":
+        from .arch.technology import shipped_technologies
+
+        print("\n".join(shipped_technologies()))
+        return 0
     folder = Path(__file__).parent / "configs" / arguments.what
     for path in sorted(folder.iterdir()):
         if path.suffix in (".yaml", ".json"):
@@ -229,7 +234,11 @@ def _show(arguments: argparse.Namespace) -> int:
         print(show_memory(arguments.name), end="")
         return 0
     from .arch.families import find_machine, show_machine
+    from .arch.technology import find_technology, shipped_technologies, show_technology
 
+    if arguments.name in shipped_technologies():
+        print(show_technology(find_technology(arguments.name)), end="")
+        return 0
     print(show_machine(find_machine(arguments.name, tuple(arguments.sets))), end="")
     return 0
 

@@ -18,6 +18,7 @@ from ..sim.errors import ConfigError
 from ..sim.units import BytesPerSecond, Hertz, PicojoulesPerBit, Picoseconds, Watts
 from ..sim.yaml_reader import Document, find_named, set_value
 from .systolic import SystolicConfig
+from .technology import fill_energies
 from .vector import VectorConfig
 
 
@@ -54,6 +55,7 @@ class MachineConfig(Config):
     description: str
     parts: dict[str, PartConfig]
     links: tuple[LinkConfig, ...]
+    technology: str | None = None              # of arithmetic and SRAM, where a part states no energy of its own (configs/tech)
     static_power_w: Watts                      # of what no part accounts for: control, clock tree, leakage of logic
     _document: Document | None = PrivateAttr(default=None)      # where it was read from, for errors that show later
 
@@ -129,6 +131,7 @@ def load_machine(name: str, sets: tuple[str, ...] = ()) -> MachineConfig:
     document = config_reader.load_document(path, [chip_folder()], "chip")
     for assignment in sets:
         set_value(document, assignment)
+    fill_energies(document)
     machine = config_reader.from_document(MachineConfig, document)
     machine._document = document
     return machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from .config import Config, quantity_kind, values_kind, yaml_key
@@ -74,4 +75,5 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
-    return f'"{text}"' if isinstance(value, str) and any(sign in text for sign in ":#{}[],&*") else text
+    quoted = isinstance(value, str) and any(sign in text for sign in ":#{}[],&*\"'")
+    return json.dumps(text, ensure_ascii=False) if quoted else text

@@ -54,6 +54,7 @@ UNITS: dict[str, dict[str, Fraction]] = {
     | {unit + "ps": factor for unit, factor in _scaled(_si("k", "M", "G", "T"), _BIT).items() if unit.endswith("b")},
     "energy (J)": _ENERGY,
     "energy per bit (J/bit)": {unit + "/" + per: factor for unit, factor in _ENERGY.items() for per in ("bit", "b")},
+    "energy per bit and length (J/bit/mm)": {unit + "/bit/mm": factor for unit, factor in _ENERGY.items()},
     "power (W)": _scaled(_si("u", "µ", "m", "", "k"), {"W": Fraction(1)}),
     "area (mm2)": {"mm2": Fraction(1), "mm²": Fraction(1), "um2": Fraction(1, 10**6), "µm²": Fraction(1, 10**6)},
     "voltage (V)": _scaled(_si("m", ""), {"V": Fraction(1)}),
@@ -122,6 +123,10 @@ BytesPerSecond = Annotated[float, Quantity("bandwidth (B/s)"), BeforeValidator(_
 Picojoules = Annotated[float, Quantity("energy (J)"), BeforeValidator(_as_float("energy (J)")), Field(ge=0)]
 PicojoulesPerBit = Annotated[
     float, Quantity("energy per bit (J/bit)"), BeforeValidator(_as_float("energy per bit (J/bit)")), Field(ge=0)
+]
+PicojoulesPerBitMm = Annotated[
+    float, Quantity("energy per bit and length (J/bit/mm)"),
+    BeforeValidator(_as_float("energy per bit and length (J/bit/mm)")), Field(ge=0)
 ]
 Watts = Annotated[float, Quantity("power (W)"), BeforeValidator(_as_float("power (W)")), Field(ge=0)]
 SquareMillimetres = Annotated[float, Quantity("area (mm2)"), BeforeValidator(_as_float("area (mm2)"))]
