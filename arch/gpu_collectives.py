@@ -1,5 +1,8 @@
 """Collectives between GPUs: ring, tree, direct and in-switch algorithms over NVLink or PCIe; the fastest is taken.
 
+Serving engines bring all-reduce kernels of their own for small messages: every rank reads the buffers of all others at once
+(one shot), or its share of them and then the sums (two shots), with no rendezvous but a flag.
+
 Cost of each: a start, a number of hops one after another, and the busiest link's bytes over its effective rate (the
 α–β model of Thakur, Rabenseifner and Gropp, IJHPCA 2005, with NCCL's algorithms). The constants of a link class are in
 `configs/gpus/links/NAME.yaml`.
@@ -20,6 +23,9 @@ from .gpu_config import DEVICE_FOLDER, Gpu
 
 OPERATIONS = ("allreduce", "allgather", "reducescatter", "alltoall", "send_recv")
 
+#: Engines hand larger messages to the vendor's library: vLLM's `CustomAllreduce` takes 8 MiB at most.
+ONE_SHOT_MOST_BYTES = 8 * 2**20
+
 
 class LinkClass(Config):
     """One way to wire GPUs in a node; the rate of a link is the board's, its use is the class's."""
@@ -33,6 +39,8 @@ class LinkClass(Config):
     in_switch_efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0
     shared_host: bool = False                           # more than two ranks share one host bridge
     host_share: Annotated[float, Field(gt=0, le=1)] = 1.0     # of the rate that is left then
+    one_shot_us: Annotated[float, Field(gt=0)] | None = None    # an engine's own kernel: start and flags; None: there is none
+    one_shot_efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0    # of the link rate: plain loads from the peers
     beyond_pairs: str | None = None                     # only pairs have this link; more ranks use that class
     bandwidth_bytes_per_s: BytesPerSecond | None = None # each direction; None: the board's
     sources: tuple[str, ...] = ()
@@ -59,9 +67,23 @@ def collective_seconds(gpu: Gpu, op: str, message_bytes: float, ranks: int, link
     if wire.beyond_pairs is not None and ranks > 2:
         wire = link_class(wire.beyond_pairs)
     candidates = _CANDIDATES[op](message_bytes, max(ranks, 2), wire)
-    return wire.launch_us * 1e-6 + min(
+    # A send has no ring or tree to meet on: it starts with the two hops of a request and its data.
+    start_us = 2.0 * wire.hop_us if op == "send_recv" else wire.launch_us
+    seconds = start_us * 1e-6 + min(
         hops * wire.hop_us * 1e-6 + _wire_seconds(gpu, wire, sent_bytes, message_bytes, share, ranks, ramps=op != "send_recv")
         for hops, sent_bytes, share in candidates)
+    if op == "allreduce" and gpu.library.one_shot_allreduce and message_bytes <= ONE_SHOT_MOST_BYTES and wire.one_shot_us:
+        return min(seconds, one_shot_seconds(gpu, message_bytes, ranks, wire))
+    return seconds
+
+
+def one_shot_seconds(gpu: Gpu, message_bytes: float, ranks: int, wire: LinkClass) -> float:
+    """An engine's own all-reduce kernel on a class that has one: all buffers in one shot, or a share of them in two."""
+    assert wire.one_shot_us is not None
+    rate = (wire.bandwidth_bytes_per_s or gpu.device.link_bandwidth_bytes_per_s) * wire.one_shot_efficiency
+    once_s = message_bytes * (ranks - 1) / rate
+    twice_s = 2.0 * message_bytes * (ranks - 1) / ranks / rate + wire.hop_us * 1e-6
+    return wire.one_shot_us * 1e-6 + min(once_s, twice_s)
 
 
 def _wire_seconds(
@@ -99,7 +121,7 @@ def _gather_like(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candid
 
 
 def _send(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
-    return [(1.0, size_bytes, wire.efficiency)]
+    return [(0.0, size_bytes, wire.efficiency)]
 
 
 _CANDIDATES = {"allreduce": _allreduce, "allgather": _gather_like, "reducescatter": _gather_like, "alltoall": _gather_like,

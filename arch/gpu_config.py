@@ -44,7 +44,8 @@ class GpuArchitecture(Config):
     calibrated_on: tuple[str, ...] = ()     # device names of the rows the fit saw; empty: values of the nearest one
     # --- facts of the SM and of the library's kernels ---
     tiles: tuple[tuple[int, int], ...]      # (m, n) of the thread-block tiles that the matrix library ships
-    simt_tiles: tuple[tuple[int, int], ...] = ((128, 128), (128, 64), (64, 64), (32, 64))
+    simt_tiles: tuple[tuple[int, int], ...] = ((128, 128), (128, 64), (64, 64), (32, 64), (128, 32), (64, 128))
+    simt_batched_tiles: tuple[tuple[int, int], ...] = ()    # of batches, where the library has fewer fp32 kernels for them
     tiles_by_dtype: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)   # formats with a menu of their own
     shared_memory_per_sm_bytes: Bytes
     pipeline_stages: Annotated[int, Field(ge=1)]    # k-slices that a main loop keeps in flight at most
@@ -110,6 +111,7 @@ class GpuLibrary(Config):
 
     name: str
     causal_prefix_skip: bool                # prefill skips the blocks that the causal mask empties
+    one_shot_allreduce: bool = False        # the engine has an all-reduce kernel of its own for small messages
     packs_gqa: bool = True                  # decode reads K and V once for all query heads that share them
     bytes_per_cycle_per_sm: dict[str, Positive] = Field(default_factory=dict)   # issue-bound operators
     passes: dict[str, Positive] = Field(default_factory=dict)     # traffic of an operator over its fused least

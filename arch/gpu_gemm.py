@@ -30,6 +30,8 @@ _SHORTEST_SPLIT_STAGES = 4
 #: fp32 kernels without tensor cores: threads along each side of a tile, and the products per operand load at which the
 #: lanes are full: 6 × 6 per thread and more (Volkov and Demmel, SC 2008; Lai and Seznec, CGO 2013, on register blocking).
 _SIMT_THREADS, _SIMT_FULL_RATIO = 16.0, 3.0
+#: Tiles so narrow take half as many threads along that side, so that each keeps a block of products.
+_SIMT_NARROW = 32.0
 #: Accumulators are fp32.
 _ACCUMULATOR_BYTES = 4
 #: The tile that `tile_overhead_us` is stated for: a prologue fills, and an epilogue drains, in proportion to the area.
@@ -88,12 +90,22 @@ def gemm_work(
     longest = np.maximum(core_s, dram_s)
     joined = longest * ((core_s / longest) ** OVERLAP_EXPONENT + (dram_s / longest) ** OVERLAP_EXPONENT) ** (
         1 / OVERLAP_EXPONENT)
-    best = np.argmin(joined + extra_s, axis=1)
+    best = np.argmin(np.where(_is_offered(gpu, shapes, entries, dtype), joined + extra_s, np.inf), axis=1)
     pick = (np.arange(len(m)), best)
     start_s = (gpu.architecture.launch_us + gpu.library.host_gap_us) * 1e-6
     launch_s = np.full(len(m), start_s) + np.broadcast_to(extra_s, joined.shape)[pick]
     return KernelWork(launch_s, core_s[pick], dram_s[pick], 2.0 * count * m * n * k, issued[pick], dram_bytes[pick],
                       l2_bytes[pick], dtype)
+
+
+def _is_offered(gpu: Gpu, shapes: _Shapes, entries: Menu, dtype: str) -> NDArray[np.bool_]:
+    """Which entries of the menu the library has for each problem: some have fewer fp32 kernels for batches."""
+    batched = gpu.architecture.simt_batched_tiles
+    if not batched or gpu.runs_on_tensor_cores(dtype):
+        return np.ones(np.broadcast_shapes(shapes.m.shape, entries.split.shape), dtype=bool)
+    in_menu = np.array([(m, n) in batched for m, n in zip(entries.tile_m, entries.tile_n, strict=True)])
+    offered: NDArray[np.bool_] = (shapes.batch <= 1) | in_menu
+    return offered
 
 
 def gemm(
@@ -183,8 +195,10 @@ def _core_seconds(
 
 
 def _simt_share(entries: Menu) -> Array:
-    """Share of the fp32 lanes that a tile keeps busy: 16 × 16 threads each load bm + bn operands for bm · bn products."""
-    block_m, block_n = entries.tile_m / _SIMT_THREADS, entries.tile_n / _SIMT_THREADS
+    """Share of the fp32 lanes that a tile keeps busy: its threads each load bm + bn operands for bm · bn products."""
+    threads_m, threads_n = (np.where(tile <= _SIMT_NARROW, _SIMT_THREADS / 2, _SIMT_THREADS)
+                            for tile in (entries.tile_m, entries.tile_n))
+    block_m, block_n = entries.tile_m / threads_m, entries.tile_n / threads_n
     result: Array = np.minimum(1.0, block_m * block_n / (block_m + block_n) / _SIMT_FULL_RATIO)
     return result
 

@@ -62,13 +62,13 @@ def predict_s(raw: RawRow, gpus: Mapping[str, Gpu]) -> float | None:
     operator = _operator(raw["op"])
     host_s = HOST_US[_family(raw)].get(operator, 0.0) * 1e-6
     m, n, k, batch = (number(raw, c, 1.0) for c in ("M", "N", "K", "batch"))
+    eager = Gpu(gpu.device, gpu.architecture, _eager_library(gpus))
     try:
         if operator == "matmul":
             return host_s + float(gpu_gemm.gemm(gpu, m, n, k, batch=batch, dtype=dtype, l2_warm=True).seconds[0])
         if operator == "allreduce":
-            return host_s + collective_seconds(gpu, "allreduce", number(raw, "bytes"), 4)
+            return host_s + collective_seconds(eager, "allreduce", number(raw, "bytes"), 4)
         name = {"gelu": "activation"}.get(operator, operator)
-        eager = Gpu(gpu.device, gpu.architecture, _eager_library(gpus))
         return host_s + float(gpu_vector.vector(eager, name, m, n, dtype=dtype, l2_warm=True).seconds[0])
     except ConfigError:
         return None

@@ -1,9 +1,11 @@
 """Collectives: α–β laws and the algorithms' regimes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tilesim.arch.gpu_collectives import collective_seconds, link_class
+from tilesim.arch.gpu_collectives import ONE_SHOT_MOST_BYTES, collective_seconds, link_class, one_shot_seconds
 from tilesim.arch.gpu_config import find_gpu
 from tilesim.sim.errors import ConfigError
 
@@ -39,3 +41,22 @@ def test_bridged_pairs_fall_back_to_the_host_link_beyond_two_ranks() -> None:
 def test_an_unknown_collective_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="allreduce"):
         collective_seconds(find_gpu("h100-sxm"), "all_reduce", 1e6, 2)
+
+
+def test_an_engine_s_own_kernel_takes_small_messages_and_no_large_ones() -> None:
+    """Ring and tree meet first; the one-shot kernel starts at once, and its traffic grows with the ranks."""
+    engine = find_gpu("h100-sxm")
+    plain = replace(engine, library=engine.library.model_copy(update={"one_shot_allreduce": False}))
+    assert collective_seconds(engine, "allreduce", 8192, 8) < 0.5 * collective_seconds(plain, "allreduce", 8192, 8)
+    large = ONE_SHOT_MOST_BYTES + 1.0
+    assert collective_seconds(engine, "allreduce", large, 8) == collective_seconds(plain, "allreduce", large, 8)
+    assert collective_seconds(engine, "allgather", 8192, 8) == collective_seconds(plain, "allgather", 8192, 8)
+
+
+def test_one_shot_reads_every_peer_and_two_shots_read_shares() -> None:
+    gpu, wire = find_gpu("h100-sxm"), link_class("nvlink4")
+    rate = gpu.device.link_bandwidth_bytes_per_s * wire.one_shot_efficiency
+    assert wire.one_shot_us is not None
+    start_s = wire.one_shot_us * 1e-6
+    assert one_shot_seconds(gpu, 1024, 8, wire) == pytest.approx(start_s + 7 * 1024 / rate)
+    assert one_shot_seconds(gpu, 4e6, 8, wire) == pytest.approx(start_s + wire.hop_us * 1e-6 + 2 * 7 / 8 * 4e6 / rate)

@@ -2,7 +2,7 @@
 
 import pytest
 from tilesim.arch.gpu_config import find_gpu
-from tilesim.arch.gpu_gemm import SIMT_SPLITS, gemm, menu
+from tilesim.arch.gpu_gemm import SIMT_SPLITS, gemm, gemm_work, menu
 
 
 def seconds(
@@ -55,3 +55,12 @@ def test_eight_bit_formats_pay_for_the_quantising_kernel() -> None:
 
 def test_a_board_without_tensor_cores_takes_the_simt_menu() -> None:
     assert menu(find_gpu("p4"), "fp32").split.max() == max(SIMT_SPLITS)
+
+
+def test_where_batches_have_fewer_kernels_narrow_ones_pay_for_the_whole_tile() -> None:
+    """An A100 multiplies a batch of 64 columns in tiles of 128, a V100 in tiles of 64; a lone problem has the whole menu."""
+    padded, exact = find_gpu("a100-pcie-40gb"), find_gpu("v100-pcie-32gb")
+    useful = 2 * 384 * 512 * 64 * 512
+    assert float(gemm_work(padded, 512, 64, 512, batch=384, dtype="fp32").issued_flops[0]) == 2 * useful
+    assert float(gemm_work(exact, 512, 64, 512, batch=384, dtype="fp32").issued_flops[0]) == useful
+    assert float(gemm_work(padded, 65536, 64, 512, dtype="fp32").issued_flops[0]) == 2 * 65536 * 64 * 512
