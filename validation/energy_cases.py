@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from ..arch.gpu_config import find_gpu
+from ..arch.technology import Technology, find_technology
 from ..memory.energy import BitEnergy, Place
 from ..memory.patterns import make_requests
 from ..memory.power import command_energy
@@ -17,9 +18,10 @@ from ..memory.sram_table import sram_macro
 from ..memory.standard import load_memory
 from ..sim.config import Config
 from ..sim.errors import ConfigError
-from ..sim.units import BITS_PER_BYTE
+from ..sim.units import BITS_PER_BYTE, Bytes, Hertz, Watts
 from .gpu_power import steady_power_w
 from .gpu_rows import predict_group
+from .tpu_v1 import APPLICATIONS, predict
 
 #: Bursts of a stream: long enough for tens of refreshes on every channel.
 STREAM_BURSTS_PER_CHANNEL = 40_000
@@ -116,7 +118,58 @@ class GpuRates(Config):
         return {"power_w": watts[0]} | {f"point{i}/power_w": w for i, w in enumerate(watts, start=1)}
 
 
-Case = DramStream | DramPath | SramRead | GpuKernel | GpuRates
+class SramBanks(Config):
+    """Banks of one on-chip memory, and the accesses to them in a cycle in which the array works."""
+
+    capacity_bytes: Bytes
+    bank_bytes: Bytes
+    width_bits: Annotated[int, Field(ge=1)]
+    reads_per_cycle: Annotated[int, Field(ge=0)] = 0
+    writes_per_cycle: Annotated[int, Field(ge=0)] = 0
+    distance_mm: Annotated[float, Field(ge=0)] = 0.0          # from bank to array
+
+    def leak_w(self, technology: Technology) -> float:
+        """Leakage of all banks."""
+        return self.capacity_bytes / self.bank_bytes * technology.sram(self.bank_bytes, self.width_bits, "hp").leak_mw * 1e-3
+
+    def access_pj(self, technology: Technology) -> float:
+        """Energy of a working cycle: its accesses, and the wires to the array."""
+        bank = technology.sram(self.bank_bytes, self.width_bits, "hp")
+        accesses = self.reads_per_cycle + self.writes_per_cycle
+        return (self.reads_per_cycle * bank.read_pj + self.writes_per_cycle * bank.write_pj
+                + accesses * self.width_bits * self.distance_mm * technology.wire_pj_per_bit_mm())
+
+
+#: Clocking one flip-flop, 40 nm: Accelergy's Aladdin table (accelergy-aladdin-plug-in 5e2e126, reg.csv). ASSUMED to scale as an adder.
+REGISTER_BIT_PJ, REGISTER_TABLE = 0.009, "45nm"
+
+
+class ArrayPower(Config):
+    """Die power of a systolic accelerator that runs one of TPU v1's applications, and that waits with its clock on."""
+
+    type: Literal["array_power"]
+    technology: str
+    clock_hz: Hertz
+    pes: Annotated[int, Field(ge=1)]
+    register_bits_per_pe: Annotated[int, Field(ge=0)]
+    dtype: str
+    memories: tuple[SramBanks, ...]
+    interface_w: Watts
+    application: str
+
+    def run(self) -> Quantities:
+        """`idle_w`: leakage of SRAM, clocked registers, interfaces; `busy_w`: MACs and accesses of the application on top."""
+        technology = find_technology(self.technology)
+        ratio = technology.operation_pj("int32", "add") / find_technology(REGISTER_TABLE).operation_pj("int32", "add")
+        registers_w = self.pes * self.register_bits_per_pe * REGISTER_BIT_PJ * ratio * 1e-12 * self.clock_hz
+        idle_w = registers_w + sum(memory.leak_w(technology) for memory in self.memories) + self.interface_w
+        ran = predict(next(app for app in APPLICATIONS if app.name == self.application))
+        macs_w = ran.tops / 2 * technology.mac_pj(self.dtype)                         # TOPS / 2 = 1e12 MACs a second, pJ: watts
+        accesses_w = sum(memory.access_pj(technology) for memory in self.memories) * 1e-12 * self.clock_hz * ran.active
+        return {"idle_w": idle_w, "busy_w": idle_w + macs_w + accesses_w}
+
+
+Case = DramStream | DramPath | SramRead | GpuKernel | GpuRates | ArrayPower
 
 
 class Cases(Config):
