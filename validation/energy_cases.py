@@ -140,7 +140,7 @@ class SramBanks(Config):
                 + accesses * self.width_bits * self.distance_mm * technology.wire_pj_per_bit_mm())
 
 
-#: Clocking one flip-flop, 40 nm: Accelergy's Aladdin table (accelergy-aladdin-plug-in 5e2e126, reg.csv). ASSUMED to scale as an adder.
+#: Clocking one flip-flop, 40 nm: Aladdin table (accelergy-aladdin-plug-in 5e2e126, reg.csv). ASSUMED to scale as an adder.
 REGISTER_BIT_PJ, REGISTER_TABLE = 0.009, "45nm"
 
 
