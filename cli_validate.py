@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .validation.contract import ValidationResult
 
 #: Each is a module of ``validation/`` whose ``validate(reference[, plots])`` runs it.
-SUITES = ("dram", "mess", "systolic", "fusemax", "gpu", "energy")
+SUITES = ("dram", "mess", "systolic", "fusemax", "gpu", "energy", "tpu-v1")
 
 
 def add_parser(commands: Any) -> None:
@@ -70,7 +70,7 @@ def _existing(reference: str | None) -> Path | None:
 
 def _validate(suite: str, reference: Path | None, plots: Path | None) -> ValidationResult:
     """The result of one suite, whose module is only imported now."""
-    module = importlib.import_module(f".validation.{suite}", __package__)
+    module = importlib.import_module(f".validation.{suite.replace('-', '_')}", __package__)
     wanted: dict[str, Any] = {"plots": plots} if "plots" in inspect.signature(module.validate).parameters else {}
     result: ValidationResult = module.validate(reference, **wanted)
     return result

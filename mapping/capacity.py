@@ -33,6 +33,11 @@ def check_room(segment: Segment, site: Site) -> None:
     for pool, wanted in owned_bytes(segment).items():
         have = site.room.of(pool)
         if wanted > have:
+            fixed = site.target.shares.key_of(pool)
+            if fixed is not None:
+                raise ConfigError(f"{segment.name}: its smallest tiles want {wanted} bytes of {site.target.sram!r} as {fixed}; "
+                                  f"there are {have}", key=f"parts.{site.target.sram}.{fixed}", value=have,
+                                  mend=f"set parts.{site.target.sram}.{fixed} to at least {wanted} B")
             fits = site.target.sram_bytes + (wanted - have) * share_of(pool)
             raise ConfigError(
                 f"{segment.name}: its smallest tiles want {wanted} bytes of the {pool} share of {site.target.sram!r}; "

@@ -26,7 +26,7 @@ from .images import filter_layout, lower_conv, lower_pool
 from .placement import Residents, Uses, choose_residents, place_tensors
 from .recurrent import lower_lstm_cell
 from .storage import Blocked
-from .target import AttentionStyle, Site, Target, share_out
+from .target import AttentionStyle, FixedShares, Site, Target, share_out
 from .tiles import Operand
 from .vector_ops import (
     lower_elementwise,
@@ -67,7 +67,7 @@ def target_of(machine: MachineConfig, alignment_bytes: int) -> Target:
     mxu, array = machine.only(SystolicConfig, "systolic")
     vpu, lanes = machine.only(VectorConfig, "vector")
     return Target(machine.name, memory, dram.capacity_bytes, alignment_bytes, sram, scratchpad.capacity_bytes, mxu, array, vpu,
-                  lanes)
+                  lanes, FixedShares(scratchpad.accumulators_bytes, scratchpad.stream_bytes))
 
 
 def map_graph(
@@ -89,8 +89,8 @@ def map_to_target(
     ops = list(program_order(graph))
     appends = {tensor.name: op for op in ops if isinstance(op, KvAppend) for tensor in op.outputs}
     uses = [_uses(op, appends, attention) for op in ops]
-    residents = choose_residents(uses, target.sram_bytes)
-    room = share_out(target.sram_bytes, residents.nbytes, residents.spills)
+    residents = choose_residents(uses, target.sram_bytes, target.shares)
+    room = share_out(target.sram_bytes, residents.nbytes, residents.spills, target.shares)
     site = Site(target, room, attention, None if token_ids is None else tuple(token_ids))
     layouts = _layouts(ops, site)
     places = place_tensors(uses, residents.lives, layouts, target)

@@ -26,6 +26,28 @@ AttentionStyle = Literal["auto", "unfused", "flash"]
 
 
 @dataclass(frozen=True, slots=True)
+class FixedShares:
+    """Shares of the scratchpad that the hardware fixes, in bytes; None where the mapper may choose."""
+
+    accumulator_bytes: int | None = None
+    stream_bytes: int | None = None
+
+    def least(self, pool: str, sram_bytes: int) -> int:
+        """The bytes of *pool* that residents leave alone."""
+        fixed = {ACCUMULATORS: self.accumulator_bytes, STREAM: self.stream_bytes}.get(pool)
+        return sram_bytes // share_of(pool) if fixed is None else fixed
+
+    def key_of(self, pool: str) -> str | None:
+        """The key of the scratchpad that fixes *pool*, or None."""
+        fixed = {ACCUMULATORS: ("accumulators", self.accumulator_bytes), STREAM: ("stream", self.stream_bytes)}
+        key, nbytes = fixed.get(pool, ("", None))
+        return None if nbytes is None else key
+
+
+FREE = FixedShares()
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """The parts that transformer operators are mapped onto, by name, with what the mapping must know of each."""
 
@@ -39,6 +61,7 @@ class Target:
     array: SystolicConfig
     vpu: str
     lanes: VectorConfig
+    shares: FixedShares = FREE
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +90,26 @@ def share_of(pool: str) -> int:
     return {STREAM: _STREAM_SHARE, ACTIVATION: _ACTIVATION_SHARE, ACCUMULATORS: _ACCUMULATOR_SHARE, VECTOR: _VECTOR_SHARE}[pool]
 
 
-def resident_limit_bytes(sram_bytes: int, spills: bool) -> int:
+def resident_limit_bytes(sram_bytes: int, spills: bool, shares: FixedShares = FREE) -> int:
     """What the pools leave for resident activations; spilled ones need a pool of their own."""
     pools = [STREAM, ACCUMULATORS, VECTOR] + ([ACTIVATION] if spills else [])
-    return sram_bytes - sum(sram_bytes // share_of(pool) for pool in pools)
+    return max(0, sram_bytes - sum(shares.least(pool, sram_bytes) for pool in pools))
 
 
-def share_out(sram_bytes: int, resident_bytes: int, spills: bool) -> Room:
-    """The room of each pool when *resident_bytes* live at once: fixed shares, and the rest to the stream.
+def share_out(sram_bytes: int, resident_bytes: int, spills: bool, shares: FixedShares = FREE) -> Room:
+    """The room of each pool when *resident_bytes* live at once: fixed shares, and the rest to the stream (to spilled activations,
+    where the hardware fixes the stream).
 
     Residents get as much again where there is room, so that an operator's output need not wait for the death of the last one's
     input.
     """
-    resident_bytes = max(resident_bytes, min(2 * resident_bytes, resident_limit_bytes(sram_bytes, spills)))
-    accumulators, vector = sram_bytes // _ACCUMULATOR_SHARE, sram_bytes // _VECTOR_SHARE
+    resident_bytes = max(resident_bytes, min(2 * resident_bytes, resident_limit_bytes(sram_bytes, spills, shares)))
+    accumulators, vector = shares.least(ACCUMULATORS, sram_bytes), sram_bytes // _VECTOR_SHARE
     activation = sram_bytes // _ACTIVATION_SHARE if spills else 0
     stream = sram_bytes - resident_bytes - accumulators - vector - activation
+    if shares.stream_bytes is not None:
+        activation += (stream - shares.stream_bytes) if spills else 0
+        stream = shares.stream_bytes
     return Room(stream, activation, accumulators, vector, resident_bytes)
 
 

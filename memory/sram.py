@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..sim.config import Config
 from ..sim.units import Bytes, Hertz, PicojoulesPerBit, Watts
@@ -13,7 +13,9 @@ from ..sim.units import Bytes, Hertz, PicojoulesPerBit, Watts
 class SramConfig(Config):
     """A scratchpad of *banks* banks, each *bank_width_bytes* wide with one read and one write port, interleaved by words.
 
-    A tile that is spread over all banks moves at most ``banks × bank_width`` bytes a cycle each way.
+    A tile that is spread over all banks moves at most ``banks × bank_width`` bytes a cycle each way. Where the hardware fixes them,
+    ``accumulators`` is what partial sums have to themselves, and ``stream`` the most that streamed operands (weights, KV cache)
+    occupy, as in a weight FIFO; left out, the mapper shares the capacity out.
     """
 
     type: Literal["sram"]
@@ -24,6 +26,15 @@ class SramConfig(Config):
     read_energy_pj_per_bit: PicojoulesPerBit
     write_energy_pj_per_bit: PicojoulesPerBit
     static_power_w: Watts
+    accumulators_bytes: Annotated[Bytes, Field(gt=0)] | None = None
+    stream_bytes: Annotated[Bytes, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> SramConfig:
+        fixed = (self.accumulators_bytes or 0) + (self.stream_bytes or 0)
+        if fixed >= self.capacity_bytes:
+            raise ValueError(f"accumulators and stream take {fixed} bytes of a capacity of {self.capacity_bytes}")
+        return self
 
     @property
     def bytes_per_cycle(self) -> int:

@@ -1,12 +1,17 @@
-"""TPU v1: applications that its paper measured, and bounds that the model keeps."""
+"""TPU v1: applications that its paper measured, on the chip's own file, and bounds that the runs keep."""
 
 from __future__ import annotations
 
 import pytest
+import tilesim
+from tilesim.arch.machine import load_machine
+from tilesim.arch.systolic import SystolicConfig
+from tilesim.memory.dram import DramConfig
 from tilesim.validation.tpu_v1 import (
     APPLICATIONS,
-    ARRAY,
-    WEIGHT_BYTES_PER_S,
+    BUSY_W,
+    CHIP,
+    IDLE_W,
     Application,
     predict,
     ridge_macs_per_weight_byte,
@@ -17,7 +22,7 @@ from tilesim.validation.tpu_v1 import (
 @pytest.mark.published
 @pytest.mark.parametrize("name", ["MLP0", "MLP1", "LSTM0", "CNN0"])
 def test_measured_throughput(name: str) -> None:
-    """Jouppi et al., ISCA 2017, table 3. LSTM1 is 42 % above the measurement: its 600×600 tiles at the DDR3 rate give 4.0 TOPS."""
+    """Jouppi et al., ISCA 2017, table 3. LSTM1 is 32 % above the measurement: weight memory alone would allow it more."""
     (row,) = (row for row in validate().rows if row.case == f"{name}/tops")
     assert row.within, f"{row.error_pct:.1f} %"
 
@@ -25,12 +30,42 @@ def test_measured_throughput(name: str) -> None:
 @pytest.mark.parametrize("application", APPLICATIONS, ids=lambda application: application.name)
 def test_no_application_beats_the_array_or_the_weight_memory(application: Application) -> None:
     ours = predict(application)
-    assert ours.tops * 1e12 <= min(2 * ARRAY.peak_macs_per_s, 2 * application.rows * WEIGHT_BYTES_PER_S)
-    assert ours.active + ours.weight_stall + ours.other_stall == pytest.approx(1.0)
-    assert min(ours.active, ours.weight_stall, ours.other_stall) >= 0
+    assert ours.roofline_ratio >= 1
+    assert min(ours.active, ours.weight_stall, ours.weight_shift) >= 0
+    assert ours.active + ours.weight_stall + ours.weight_shift <= 1
+    assert IDLE_W < ours.power_w < 1.1 * BUSY_W
+
+
+@pytest.mark.parametrize("application", APPLICATIONS[:4], ids=lambda application: application.name)
+def test_memory_bound_applications_wait_for_weights(application: Application) -> None:
+    """Most of the array's time, as measured (table 3: 44 to 62 %)."""
+    ours = predict(application)
+    assert ours.weight_stall > 0.5
+    assert ours.active < 0.2
 
 
 @pytest.mark.published
 def test_ridge_point() -> None:
     """About 1350 operations for each byte of weights (ibid., §4)."""
     assert ridge_macs_per_weight_byte() == pytest.approx(1350, rel=0.01)
+
+
+def test_the_chip_is_that_of_its_paper() -> None:
+    """92 TOPS, 8 GiB at 34 GB/s, a FIFO of four weight tiles, accumulators of 4096 × 256 sums."""
+    machine = load_machine(CHIP)
+    _, array = machine.only(SystolicConfig, "systolic")
+    memory = machine.only(DramConfig, "dram")[1]
+    assert 2 * array.peak_macs_per_s == pytest.approx(92e12, rel=0.003)
+    assert memory.peak_bytes_per_s == pytest.approx(34e9, rel=0.005)
+    assert memory.capacity_bytes == 8 << 30
+    buffers = machine.parts["buffers"]
+    assert buffers.stream_bytes == 4 * array.rows * array.cols
+    assert buffers.accumulators_bytes == 4096 * 256 * 4
+
+
+def test_weights_in_flight_never_exceed_the_fifo() -> None:
+    """Half the FIFO cannot be faster; a FIFO of one quarter-size tile must be slower: the fixed share binds."""
+    workload = tilesim.inference("tpu-v1-mlp1", batch=168, dtype="int8")
+    whole = tilesim.simulate(CHIP, workload).seconds
+    tiny = tilesim.simulate(CHIP, workload, sets=("parts.buffers.stream=16 KiB",)).seconds
+    assert tiny > 1.05 * whole
