@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import __version__
-from .arch.engine import Engine, OperatorRun, ProgramRun
+from .arch.engine import OperatorRun, ProgramRun
 from .arch.families import Machine, find_machine
 from .arch.gpu_config import Gpu
+from .arch.layer_memo import run_program
 from .arch.machine import MachineConfig
 from .arch.systolic import SystolicConfig
 from .arch.vector import VectorConfig
@@ -66,10 +67,10 @@ def run_graph(
     _refuse(machine.name, {"--tp": tensor_parallel != 1}, "only GPUs run in parallel")
     try:
         program = map_graph(graph, machine, attention=attention)        # mapping/: which tile, where, in which order
-        engine = Engine(machine, program, exact=exact, trace=trace, progress=progress)
+        # arch/, memory/: until nothing is left to do
+        run = run_program(machine, program, exact=exact, trace=trace, progress=progress)
     except ConfigError as error:
         raise machine.placed(error) from None
-    run = engine.run()                                                  # arch/, memory/: until nothing is left to do
     return build_report(machine, graph, program, run, name, tokens, described)
 
 
@@ -255,7 +256,8 @@ def _link_s(machine: MachineConfig, read_bytes: int, written_bytes: int) -> floa
 def _reductions(run: ProgramRun) -> tuple[Mapping[str, Any], ...]:
     """The reductions that were used; none in an exact run."""
     symmetry = run.memory.reduction()
-    return ({key: value for key, value in symmetry.items() if key != "used"},) if symmetry["used"] else ()
+    channels = ({key: value for key, value in symmetry.items() if key != "used"},) if symmetry["used"] else ()
+    return (*channels, *run.reductions)
 
 
 def _assumptions(machine: MachineConfig) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ fold arithmetic, lane operations, SRAM port widths.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import simpy
 from ..memory.kinds import MemorySystem, build_memory
 from ..memory.port_share import PortShare
 from ..memory.sram import SramConfig
+from ..memory.traffic import Traffic
 from ..sim.clock import Clock
 from ..sim.energy import EnergyLedger
 from ..sim.errors import ConfigError
@@ -48,6 +50,8 @@ class OperatorRun:
     waited_ps: dict[str, int] = field(default_factory=dict)
     read_bytes: int = 0
     write_bytes: int = 0
+    read_burst_bytes: int = 0                # the same as the memory moved them, in whole bursts
+    write_burst_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -75,6 +79,29 @@ class ProgramRun:
     link_bytes: dict[str, int]
     completion_order: list[tuple[int, int]]
     timeline: Timeline | None
+    reductions: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What stood on the clock and in the counters when a step ended."""
+
+    at_ps: int
+    units: Mapping[str, UnitRun]
+    memory: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class StepCounts:
+    """What the program fixes for some of its steps, whenever they run."""
+
+    traffic: Traffic
+    records: Counter[str]
+    macs: Counter[str]
+    actions: Counter[tuple[str, str]]
+    link_bytes: Counter[str]
+    sram_read_bytes: int = 0
+    sram_write_bytes: int = 0
 
 
 class Credits:
@@ -149,7 +176,8 @@ class Engine:
     """One run of one program on one machine."""
 
     def __init__(self, machine: MachineConfig, program: TileProgram, *, exact: bool = False, trace: bool = False,
-                 progress: Callable[[int, int], None] | None = None) -> None:
+                 progress: Callable[[int, int], None] | None = None, marks: frozenset[int] = frozenset()) -> None:
+        self._marks, self.marked = marks, dict[int, Mark]()      # steps at whose end the counters are noted
         self.machine, self.program = machine, program
         self.env = simpy.Environment()
         memory_name, memory_config = machine.main_memory()
@@ -221,6 +249,27 @@ class Engine:
         """The time: an integer, because every delay is one."""
         return int(self.env.now)
 
+    def counts_of(self, steps: Iterable[int]) -> StepCounts:
+        """What the program fixes for *steps*, which have run."""
+        counts = StepCounts(Traffic(), Counter(), Counter(), Counter(), Counter())
+        for index in steps:
+            run, costs = self.operators[index], self._costs.of(self.program.steps[index].segment)
+            for unit, positions in costs.by_unit.items():
+                counts.records[unit] += len(positions)
+                for cost in (costs.records[position] for position in positions):
+                    counts.macs[unit] += cost.macs
+                    counts.sram_read_bytes += cost.sram_read_bytes
+                    counts.sram_write_bytes += cost.sram_write_bytes
+                    for action, count in cost.actions:
+                        counts.actions[unit, action] += count
+            counts.sram_read_bytes += run.write_bytes
+            counts.sram_write_bytes += run.read_bytes
+            for links, nbytes in ((self._inward, run.read_bytes), (self._outward, run.write_bytes)):
+                for link in links:
+                    counts.link_bytes[f"{link.config.source}→{link.config.target}"] += nbytes
+            counts.traffic += Traffic(run.read_bytes, run.write_bytes, run.read_burst_bytes, run.write_burst_bytes)
+        return counts
+
     # -- program order ---------------------------------------------------------------------------------------------
 
     def _queue(self, unit: str) -> Iterator[tuple[int, int, Any]]:
@@ -266,7 +315,9 @@ class Engine:
         ranges[:, 0] += tensor.address
         is_store = isinstance(record, Store)
         nbytes = record.nbytes
-        yield self.memory.transfer(ranges, write=is_store)
+        done = self.memory.transfer(ranges, write=is_store)
+        moved_bytes = self.memory.last_burst_bytes
+        yield done
         arrived_ps = self._now_ps
         end_ps = arrived_ps
         for link in self._outward if is_store else self._inward:
@@ -277,9 +328,11 @@ class Engine:
         run, unit = self.operators[index], self.units[queue]
         if is_store:
             run.write_bytes += nbytes
+            run.write_burst_bytes += moved_bytes
             self._sram_bytes[0] += nbytes
         else:
             run.read_bytes += nbytes
+            run.read_burst_bytes += moved_bytes
             self._sram_bytes[1] += nbytes
         unit.records += 1
         unit.busy_ps += self._now_ps - start_ps
@@ -434,6 +487,8 @@ class Engine:
             if not self._tensor_users[tensor]:
                 self._resident.release(self.program.tensors[tensor].nbytes)
         state.done.succeed()
+        if index in self._marks:
+            self.marked[index] = Mark(self._now_ps, copy.deepcopy(self.units), self.memory.counted(self._now_ps))
         self._finished += 1
         if self._progress is not None:
             self._progress(self._finished, len(self.program.steps))

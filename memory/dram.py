@@ -26,6 +26,7 @@ from .controller import ControllerConfig, tables_for
 from .kernel import advance
 from .power import Tally, energy_actions
 from .standard import Memory, load_memory
+from .traffic import Traffic, added, steady_counts
 
 Int64Array = npt.NDArray[np.int64]
 #: SimPy runs events of one time by priority, 0 and 1 being its own; the memory comes after all of them.
@@ -108,6 +109,8 @@ class DramSystem:
         self._free_transfers = list(range(15, -1, -1))
         self._pending: dict[int, tuple[simpy.Event, int]] = {}
         self._wake: simpy.Event | None = None
+        self._replayed: dict[str, Any] = {}
+        self.last_burst_bytes = 0
         env.process(self._serve())
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -119,14 +122,14 @@ class DramSystem:
         """
         asked = np.asarray(ranges, np.int64).reshape(-1, 2)
         asked = asked[asked[:, 1] > 0]
-        done = self.env.event()
+        done, self.last_burst_bytes = self.env.event(), 0
         if not len(asked):
             return done.succeed()
         if int(asked[:, 0].min()) < 0 or int((asked[:, 0] + asked[:, 1]).max()) > self.capacity_bytes:
             raise ValueError(f"a transfer leaves the memory's {self.capacity_bytes} bytes")
         nbytes = int(asked[:, 1].sum())
         start, end = self._bursts(asked)
-        moved = int((end - start).sum()) * self.config.device.organisation.bytes_per_burst
+        moved = self.last_burst_bytes = int((end - start).sum()) * self.config.device.organisation.bytes_per_burst
         if write:
             self.written_bytes, self.written_burst_bytes = self.written_bytes + nbytes, self.written_burst_bytes + moved
         else:
@@ -212,12 +215,41 @@ class DramSystem:
                 "premise": "channels of one class had the same starting state and the same requests"}
 
     def counters(self) -> dict[str, Any]:
-        """Counts over all channels, each class weighted by its members."""
-        return self.channels.counters()
+        """Counts over all channels, each class weighted by its members, and of periods that were replayed."""
+        return added(self.channels.counters(), self._replayed)
+
+    def counted(self, now_ps: int) -> dict[str, Any]:
+        """The counters so far, as :meth:`replay` takes them."""
+        counts = self.counters()
+        del counts["refreshes_owed_max"]
+        cycle = self.clock.cycle_at(now_ps)
+        return counts | {"cycles": cycle, "open_cycles": self.channels.open_cycles(cycle)}
+
+    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int) -> None:
+        """Count *times* more periods, each of *traffic* and otherwise as the *periods* between two notes of the counters.
+
+        The bursts of a period are known; what was on its way at either note would make the difference of the notes miss them.
+        """
+        self.read_bytes += times * traffic.read_bytes
+        self.written_bytes += times * traffic.written_bytes
+        self.read_burst_bytes += times * traffic.read_burst_bytes
+        self.written_burst_bytes += times * traffic.written_burst_bytes
+        more, standard = steady_counts(before, last, periods, times), self.config.device.standard
+        burst_bytes = self.config.device.organisation.bytes_per_burst
+        columns = 0
+        for kind, name, nbytes in (("reads", standard.by_role("read"), traffic.read_burst_bytes),
+                                   ("writes", standard.by_role("write"), traffic.written_burst_bytes)):
+            assert name is not None, "every standard can be read and written"
+            missed = times * nbytes // burst_bytes - more[kind]
+            more[kind] += missed
+            more["commands"][name] += missed
+            columns += more["commands"][name]
+        more["row_hits"] = columns - more["row_misses"] - more["row_conflicts"]
+        self._replayed = added(more, self._replayed)
 
     def details(self, end_ps: int) -> dict[str, Any]:
         """The memory's entry of the report: counts, utilisation of the data bus, share of time in refresh, classes."""
-        device, counts = self.config.device, self.channels.counters()
+        device, counts = self.config.device, self.counters()
         cycles = max(1, self.clock.cycle_at(end_ps))
         organisation, ticks = device.organisation, device.ticks
         buses = self.config.channels * organisation.pseudo_channels
@@ -246,5 +278,6 @@ class DramSystem:
         """Counted actions and the energy of each in picojoules; empty where the memory states no energy."""
         end = max(1, self.clock.cycle_at(end_ps))
         scope_ps = end_ps * int(self.tables.params[at.P_SCOPES]) * self.config.channels
-        open_ps = min(scope_ps, self.clock.ps_of(self.channels.open_cycles(end)))
-        return energy_actions(self.config.device, Tally(self.channels.counters()["commands"], open_ps, scope_ps - open_ps))
+        end -= self._replayed.get("cycles", 0)                  # its open cycles are counted apart
+        open_ps = min(scope_ps, self.clock.ps_of(self.channels.open_cycles(end) + self._replayed.get("open_cycles", 0)))
+        return energy_actions(self.config.device, Tally(self.counters()["commands"], open_ps, scope_ps - open_ps))

@@ -8,6 +8,7 @@ the rate, none is faster than it, and latencies overlap. There are no rows, bank
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from ..sim.config import Config
 from ..sim.units import BITS_PER_BYTE, PS_PER_S, Bytes, BytesPerSecond, PicojoulesPerBit, Picoseconds, si_text
+from .traffic import Traffic
 
 
 class IdealMemoryConfig(Config):
@@ -42,7 +44,7 @@ class IdealMemory:
     def __init__(self, env: simpy.Environment, config: IdealMemoryConfig) -> None:
         self.env, self.config = env, config
         self.capacity_bytes, self.peak_bytes_per_s = config.capacity_bytes, config.bandwidth_bytes_per_s
-        self.read_bytes = self.written_bytes = 0
+        self.read_bytes = self.written_bytes = self.last_burst_bytes = 0
         self._ps_per_byte = Fraction(PS_PER_S) / Fraction(config.bandwidth_bytes_per_s)
         self._free_ps = Fraction(0)                     # exact: rounded times would add up to another rate
 
@@ -50,12 +52,12 @@ class IdealMemory:
         """Move the byte *ranges*, (n, 2) of address and size, as one transfer; the event comes at its end."""
         asked = np.asarray(ranges, np.int64).reshape(-1, 2)
         asked = asked[asked[:, 1] > 0]
-        done = self.env.event()
+        done, self.last_burst_bytes = self.env.event(), 0
         if not len(asked):
             return done.succeed()
         if int(asked[:, 0].min()) < 0 or int((asked[:, 0] + asked[:, 1]).max()) > self.capacity_bytes:
             raise ValueError(f"a transfer leaves the memory's {self.capacity_bytes} bytes")
-        nbytes = int(asked[:, 1].sum())
+        nbytes = self.last_burst_bytes = int(asked[:, 1].sum())
         if write:
             self.written_bytes += nbytes
         else:
@@ -69,6 +71,15 @@ class IdealMemory:
     def reduction(self) -> dict[str, Any]:
         """Nothing is reduced."""
         return {"used": False}
+
+    def counted(self, now_ps: int) -> dict[str, Any]:
+        """It counts nothing but bytes."""
+        return {}
+
+    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int) -> None:
+        """Count *times* more periods of *traffic*."""
+        self.read_bytes += times * traffic.read_bytes
+        self.written_bytes += times * traffic.written_bytes
 
     def details(self, end_ps: int) -> dict[str, Any]:
         """The memory's entry of the report."""

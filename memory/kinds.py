@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import simpy
 
 from .dram import DramConfig, DramSystem
 from .ideal import IdealMemory, IdealMemoryConfig
+from .traffic import Traffic
 
 MemoryConfig: TypeAlias = DramConfig | IdealMemoryConfig
 
@@ -21,12 +22,19 @@ class MemorySystem(Protocol):
     peak_bytes_per_s: float
     read_bytes: int
     written_bytes: int
+    last_burst_bytes: int                       # bytes that the transfer last asked for moves, in whole bursts
 
     def transfer(self, ranges: npt.ArrayLike, write: bool) -> simpy.Event:
         """Move byte ranges, (n, 2) of address and size; the event comes at the end."""
 
     def reduction(self) -> dict[str, Any]:
         """The reduction that it uses, if any (``used``)."""
+
+    def counted(self, now_ps: int) -> dict[str, Any]:
+        """Its counters so far, as :meth:`replay` takes them."""
+
+    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int) -> None:
+        """Count *times* more periods, each of *traffic* and otherwise as the *periods* between two notes of the counters."""
 
     def details(self, end_ps: int) -> dict[str, Any]:
         """Its entry of the report."""

@@ -215,7 +215,9 @@ def _pack_rules(rows: Mapping[_Key, int], params: Int64Array) -> tuple[Int64Arra
     What readiness is kept for: row commands for each bank, column commands for each group, commands to a scope for each scope.
     """
     count = np.zeros(int(params[at.P_COMMANDS]) * at.SECTIONS + 1, np.int64)
-    packed, tables, history = [], [], 0
+    history = 0
+    packed: list[tuple[int, int, _Key, int]] = []
+    tables: list[Int64Array] = []
     above: dict[tuple[int, int], list[tuple[_Key, int]]] = {}
     for key, wait in rows.items():
         if key.section == at.SECTION_NODE:

@@ -153,7 +153,7 @@ def test_values_are_right_in_the_order_that_was_timed(graph: OperatorGraph, sram
 @few
 @given(machines, graphs)
 def test_exact_run_takes_the_same_time(config: MachineConfig, graph: OperatorGraph) -> None:
-    """Channel symmetry is the only reduction, and it is exact: also when ragged tensors part the channels into classes."""
+    """Channel symmetry is the only reduction of one operator, and exact: also where ragged tensors part the channels."""
     reduced, exact = run(config, graph), run(config, graph, exact=True)
     assert exact.reductions == ()
     assert reduced.seconds == exact.seconds

@@ -96,7 +96,7 @@ def test_a_machine_on_ideal_memory_says_so_and_obeys_the_laws(tmp_path: Path) ->
     assert level.kind == "ideal"
     assert "ideal memory" in level.details["summary"]
     assert any("hbm is an ideal memory" in text and "a test" in text for text in report.assumptions)
-    assert report.reductions == ()
+    assert not any(reduction["name"] == "channel symmetry" for reduction in report.reductions)
     assert level.read_bytes == report.links_bytes["hbm→scratchpad"] == sum(op.read_bytes for op in report.operators)
     assert level.written_bytes == sum(op.write_bytes for op in report.operators)
     # Memory-bound: the bytes at the rate, plus the latency of the few transfers that nothing hides.
