@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", required=True, metavar="CHIP|FILE", help="a shipped chip (tilesim list chips) or your YAML")
+    parser.add_argument("--arch", required=True, metavar="CHIP|FILE",
+                        help="a shipped chip (tilesim list chips), your YAML, or a SCALE-Sim .cfg")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="path=value",
                         help="change the machine, such as parts.hbm.stacks=4; may be repeated")
     parser.add_argument("--dtype", default="bf16", metavar="NAME", help="number format: bf16, fp8, int8 … (default bf16)")

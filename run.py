@@ -166,7 +166,7 @@ def _units(machine: MachineConfig, run: ProgramRun) -> dict[str, UnitReport]:
     peaks = {mxu_name: mxu.peak_macs_per_s, vpu_name: vpu.peak_macs_per_s}
     return {
         name: UnitReport(name, unit.busy_ps / PS_PER_S, {cause: ps / PS_PER_S for cause, ps in unit.stalled_ps.items()},
-                         unit.records, unit.macs, unit.macs / (peaks[name] * seconds) if name in peaks else None)
+                         unit.records, unit.macs, unit.macs / (peaks[name] * seconds) if peaks.get(name) else None)
         for name, unit in run.units.items()
     }
 

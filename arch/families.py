@@ -15,6 +15,7 @@ from ..sim.show import show_config
 from ..sim.yaml_reader import find_named
 from .gpu_config import DEVICE_FOLDER, Gpu, load_gpu
 from .machine import MachineConfig, chip_folder, load_machine
+from .systolic_scalesim import machine_of
 
 Machine: TypeAlias = MachineConfig | Gpu
 
@@ -35,7 +36,9 @@ FAMILIES: dict[str | None, Family] = {
 
 
 def find_machine(name: str, sets: tuple[str, ...] = ()) -> Machine:
-    """The machine of a shipped name or a YAML file, with ``path=value`` assignments applied; any family."""
+    """The machine of a shipped name, a YAML file or a SCALE-Sim ``.cfg``, with ``path=value`` assignments applied; any family."""
+    if name.endswith(".cfg"):
+        return machine_of(Path(name), sets)                                # of another simulator
     folders = [family.folder for family in FAMILIES.values()]
     path = find_named(name, folders, "chip")
     document = config_reader.load_document(path, folders, "chip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -24,12 +25,21 @@ class VectorConfig(Config):
     clock_hz: Annotated[Hertz, Field(gt=0, le=1e12)]
     latency_cycles: Annotated[int, Field(ge=0)]
     exp_ops: Annotated[int, Field(ge=1)]
+    multiplies: bool = True                  # False: no matrix product is mapped onto them (an activation unit behind an array)
     op_energy_pj: Picojoules
     mac_energy_pj: Picojoules
 
     @property
-    def peak_macs_per_s(self) -> float:
+    def peak_ops_per_s(self) -> float:
         return self.lanes * self.clock_hz
+
+    @property
+    def peak_macs_per_s(self) -> float:
+        return self.peak_ops_per_s if self.multiplies else 0.0
+
+    def product_s(self, macs: int) -> float:
+        """Seconds that a product of so many MACs takes at least; infinite on lanes that do not multiply."""
+        return macs / self.peak_macs_per_s if self.multiplies else math.inf
 
 
 #: function → (simple operations, special operations) per element of its first read. Counted from the arithmetic:

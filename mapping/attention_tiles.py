@@ -74,7 +74,7 @@ def choose_attention_unit(op: Attention, q: Operand, site: Site) -> str:
     m, pairs = heads.group * heads.q_tokens, heads.batch * heads.kv_heads
     array_cycles = (gemm_cycles(m, heads.head_dim, heads.kv_tokens, target.array, pairs).total
                     + gemm_cycles(m, heads.kv_tokens, heads.head_dim, target.array, pairs).total)
-    lanes_s = 2 * pairs * m * heads.kv_tokens * heads.head_dim / target.lanes.peak_macs_per_s
+    lanes_s = target.lanes.product_s(2 * pairs * m * heads.kv_tokens * heads.head_dim)
     return target.mxu if array_cycles / target.array.clock_hz <= lanes_s else target.vpu
 
 

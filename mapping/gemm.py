@@ -47,9 +47,9 @@ def choose_unit(m: int, k: int, n: int, batch: int, dtypes: tuple[DType, DType],
     target = site.target
     a_dtype, b_dtype = dtypes
     check_format(a_dtype, site)
-    unpack_s = (_DEQUANTIZE_OPS * batch * k * n / target.lanes.peak_macs_per_s) if must_dequantize(b_dtype, a_dtype) else 0.0
+    unpack_s = (_DEQUANTIZE_OPS * batch * k * n / target.lanes.peak_ops_per_s) if must_dequantize(b_dtype, a_dtype) else 0.0
     array_s = gemm_cycles(m, k, n, target.array, batch).total / target.array.clock_hz
-    lanes_s = batch * m * k * n / target.lanes.peak_macs_per_s
+    lanes_s = target.lanes.product_s(batch * m * k * n)
     return target.mxu if max(array_s, unpack_s) <= lanes_s + unpack_s else target.vpu
 
 

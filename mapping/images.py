@@ -71,7 +71,7 @@ def unit_of(op: Convolution, dtypes: tuple[DType, DType], site: Site) -> str:
     if not op.is_depthwise:
         return target.mxu
     array_s = gemm_cycles(op.positions, op.k, 1, target.array, op.groups).total / target.array.clock_hz
-    return target.vpu if op.macs / target.lanes.peak_macs_per_s <= array_s else target.mxu
+    return target.vpu if target.lanes.product_s(op.macs) <= array_s else target.mxu
 
 
 def _block_elements(site: Site) -> int:

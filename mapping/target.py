@@ -108,7 +108,7 @@ def share_out(sram_bytes: int, resident_bytes: int, spills: bool, shares: FixedS
     activation = sram_bytes // _ACTIVATION_SHARE if spills else 0
     stream = sram_bytes - resident_bytes - accumulators - vector - activation
     if shares.stream_bytes is not None:
-        activation += (stream - shares.stream_bytes) if spills else 0
+        activation += max(0, stream - shares.stream_bytes) if spills else 0
         stream = shares.stream_bytes
     return Room(stream, activation, accumulators, vector, resident_bytes)
 

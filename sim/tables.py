@@ -123,7 +123,7 @@ def _energy_table(report: Report) -> Table:
     for component, joules in sorted(report.energy_by_component.items(), key=lambda item: -item[1]):
         lines = sorted((e for e in report.energy_lines if e.component == component), key=lambda e: -e.joules)
         shown = ", ".join(f"{e.action} {si_text(e.joules, 'J', 3)}" for e in lines[:3] if e.joules)
-        table.add_row(component, si_text(joules, "J"), f"{100 * joules / report.energy_j:.1f} %", shown)
+        table.add_row(component, si_text(joules, "J"), f"{100 * joules / report.energy_j:.1f} %" if report.energy_j else "–", shown)
     return table
 
 
