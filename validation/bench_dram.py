@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simpy
 
 from ..memory import layout as at
 from ..memory.address import parse_mapping
@@ -27,7 +28,9 @@ from .dram import Reference, controller_of
 from .dram_traces import MAPPING, Geometry, make_trace
 
 KINDS = ("seq_rd", "bgi_rd", "hit_rd", "rand_rd", "mix50_rand")
-MEMORIES = ("ddr4-3200", "ddr5-4800", "lpddr5-6400", "gddr6-14000", "hbm2-2000", "hbm3-6400")
+#: One memory of each standard.
+MEMORIES = ("ddr3-1600", "ddr4-3200", "ddr5-4800", "lpddr4-3200", "lpddr5-6400", "gddr5-4000", "gddr6-14000", "gddr7-28000",
+            "hbm2-2000", "hbm3-6400", "hbm4-8000")
 REPEATS = 3
 
 
@@ -41,9 +44,27 @@ class Speed:
 
 
 def benchmarks() -> Iterator[Line]:
-    """The shipped memories under the preset ``ramulator``, for the table of all benchmarks."""
+    """The shipped memories under the preset ``ramulator``, for the table of all benchmarks; first how fast this machine is."""
+    events = 300_000
+    rate = simpy_rate(events)
+    yield Line("this machine: SimPy timeouts of 10 processes", events / rate, rate, "events/s")
     for speed in shipped(300_000, 1, PRESETS["ramulator"]):
         yield Line(speed.case, 300_000 / speed.requests_per_cpu_s, speed.requests_per_cpu_s, "req/s")
+
+
+def simpy_rate(events: int) -> float:
+    """SimPy timeouts a CPU second: a yardstick of the machine, for figures that were measured on different ones."""
+    env = simpy.Environment()
+
+    def tick() -> Iterator[simpy.Event]:
+        for _ in range(events // 10):
+            yield env.timeout(1)
+
+    for _ in range(10):
+        env.process(tick())
+    start_s = time.process_time()
+    env.run()
+    return events / (time.process_time() - start_s)
 
 
 def measure(tables: Tables, geometry: Geometry, kind: str, requests: int, channels: int) -> float:
