@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..sim.errors import ConfigError
 from . import layout as at
 from .address import AddressMap
-from .kernel import advance
+from .advance import advance
 from .options import ControllerConfig as ControllerConfig
 from .standard import DramStandard, Organisation
 from .tables import Tables, compile_tables
@@ -92,7 +92,7 @@ def replay(
     scratch = np.zeros((1, 2), np.int64)
     for until in (at.NEVER, 0):
         until = until or int(states[0, at.S_LAST_DATA]) + 1 + run_on
-        advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, scratch, until)
+        advance(states, tables, desc, transfers, log, scratch, until)
     s, p = states[0], tables.params
     counts = s[p[at.P_O_COUNT]:p[at.P_O_COUNT] + p[at.P_COMMANDS]]
     scopes = range(int(p[at.P_SCOPES]))

@@ -21,9 +21,9 @@ from ..sim.errors import ConfigError
 from ..sim.units import PS_PER_S, Picoseconds
 from . import layout as at
 from .address import AddressMap, MappingError, parse_mapping
+from .advance import advance
 from .channels import Channels
 from .controller import ControllerConfig, tables_for
-from .kernel import advance
 from .power import Tally, energy_actions
 from .standard import Memory, load_memory
 from .traffic import Traffic, added, steady_counts
@@ -181,9 +181,7 @@ class DramSystem:
     def _advance(self, until: int) -> bool:
         """Run the kernel to cycle *until* or to the end of a transfer; gives whether one ended."""
         c = self.channels
-        tables = self.tables
-        if not advance(c.states, tables.params, tables.rules, tables.first_rule, tables.segments, c.descriptors, self._transfers,
-                       _NO_LOG, self._bound, until):
+        if not advance(c.states, self.tables, c.descriptors, self._transfers, _NO_LOG, self._bound, until):
             return False
         for x in [x for x in self._pending if self._transfers[x, at.X_LEFT] == 0]:
             done, extra_ps = self._pending.pop(x)

@@ -12,19 +12,17 @@ next row command; only an arrival or a refresh that comes before it makes it voi
 # ruff: noqa: F403, F405
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from .compiled import compiled, inlined
-from .kernel_banked import run_banked
 from .kernel_parts import (
     admit,
     close_bank,
     hold_row,
     issue_column,
     next_arrival,
+    next_horizon,
     open_bank,
     pull_owed_refreshes,
     push_refreshes,
@@ -40,8 +38,6 @@ Int64Array = npt.NDArray[np.int64]
 #: Classes of candidates in one cycle, most urgent first. A rank is class · 2**50 + age.
 _URGENT, _ACTIVE, _REFRESH, _HIT, _OTHER, _TIDY, _DEFERRED = 0, 1, 2, 3, 4, 5, 6
 _CLASS = 1 << 50
-#: Descriptors of one channel that are looked at one by one for the end of their transfers.
-_LOOKED = 256
 
 
 @inlined
@@ -432,64 +428,19 @@ def _issue_row(
 
 
 @compiled
-def run_channel(
-    s: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, desc: Int64Array,
-    transfers: Int64Array, log: Int64Array, until: int, stop: int,
-) -> None:
-    """Advance one channel with the scheduler that its parameters name."""
-    if p[P_SCHEDULER] == SCHED_BANKED:
-        run_banked(s, p, rules, first, segments, desc, transfers, log, until, stop)
-    else:
-        run_ready(s, p, rules, first, segments, desc, transfers, log, until, stop)
-
-
-@compiled
-def advance(
+def advance_ready(
     states: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, descs: Int64Array,
     transfers: Int64Array, logs: Int64Array, bound: Int64Array, until: int,
 ) -> int:
-    """Advance all channels to *until*, or to the cycle at which the first transfer may end; gives how many ended.
-
-    No channel passes the end of a transfer, because who waits for it may send more at that cycle. A transfer cannot end
-    before its slowest channel has moved what is left at one burst a column gap; that bound is how far all may run ahead.
-    """
-    channels = states.shape[0]
-    log_of = logs.shape[0] > 1
-    finished = 0
-    if channels == 1:
-        states[0, S_FINISHED] = 0
-        run_channel(states[0], p, rules, first, segments, descs[0], transfers, logs[0], until, 1)
-        return int(states[0, S_FINISHED])
+    """:func:`tilesim.memory.advance.advance` for a scheduler that looks at all requests."""
+    channels, finished = states.shape[0], 0
     while True:
-        bound[:, 0] = -1
-        horizon = until
-        for c in range(channels):
-            s, desc = states[c], descs[c]
-            while s[S_DESC_LOW] < s[S_DESC_TAIL] and desc[s[S_DESC_LOW], D_LEFT] == 0:
-                s[S_DESC_LOW] += 1
-            looked = min(s[S_DESC_TAIL], s[S_DESC_LOW] + _LOOKED)
-            if looked < s[S_DESC_TAIL]:
-                # What lies behind has not been admitted: one request a cycle is, so none of it ends sooner than this.
-                horizon = min(horizon, s[S_NOW] + max(0, looked - s[S_DESC_HEAD]) + p[P_LOOKAHEAD])
-            for d in range(s[S_DESC_LOW], looked):
-                bound[desc[d, D_TRANSFER], 1] += desc[d, D_LEFT]
-            for d in range(s[S_DESC_LOW], looked):
-                x = desc[d, D_TRANSFER]
-                if bound[x, 1] > 0:
-                    soonest = s[S_NOW] + (bound[x, 1] - 1) * p[P_MIN_COLUMN_GAP] + p[P_LOOKAHEAD]
-                    bound[x, 0], bound[x, 1] = max(bound[x, 0], soonest), 0
-        for x in range(bound.shape[0]):
-            if 0 <= bound[x, 0] < horizon:
-                horizon = bound[x, 0]
+        horizon = until if channels == 1 else next_horizon(states, p, descs, bound, until)
         for c in range(channels):
             if states[c, S_NOW] < horizon:
                 states[c, S_FINISHED] = 0
-                run_channel(states[c], p, rules, first, segments, descs[c], transfers, logs[c if log_of else 0], horizon, 0)
+                log = logs[c if logs.shape[0] > 1 else 0]
+                run_ready(states[c], p, rules, first, segments, descs[c], transfers, log, horizon, int(channels == 1))
                 finished += states[c, S_FINISHED]
-        if finished > 0 or horizon >= until:
+        if channels == 1 or finished > 0 or horizon >= until:
             return finished
-
-
-def kernel_signature() -> dict[str, Any]:
-    """The compiled entry points, for tests that compare them with their uncompiled source."""
-    return {"advance": advance, "run_channel": run_channel}

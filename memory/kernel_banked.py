@@ -16,6 +16,7 @@ from .kernel_parts import (
     admit,
     finish_request,
     next_arrival,
+    next_horizon,
     push_refreshes,
     record,
     retire_column,
@@ -298,3 +299,22 @@ def _forget(s: Int64Array, p: Int64Array, slot: int, now: int) -> None:
     room = s[S_READ_ROOM + write]
     unlink(s, p, slot, now)
     s[S_READ_ROOM + write] = room
+
+
+@compiled
+def advance_banked(
+    states: Int64Array, p: Int64Array, rules: Int64Array, first: Int64Array, segments: Int64Array, descs: Int64Array,
+    transfers: Int64Array, logs: Int64Array, bound: Int64Array, until: int,
+) -> int:
+    """:func:`tilesim.memory.advance.advance` for this scheduler."""
+    channels, finished = states.shape[0], 0
+    while True:
+        horizon = until if channels == 1 else next_horizon(states, p, descs, bound, until)
+        for c in range(channels):
+            if states[c, S_NOW] < horizon:
+                states[c, S_FINISHED] = 0
+                log = logs[c if logs.shape[0] > 1 else 0]
+                run_banked(states[c], p, rules, first, segments, descs[c], transfers, log, horizon, int(channels == 1))
+                finished += states[c, S_FINISHED]
+        if channels == 1 or finished > 0 or horizon >= until:
+            return finished

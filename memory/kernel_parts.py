@@ -12,6 +12,8 @@ from .layout import *
 
 Int64Array = npt.NDArray[np.int64]
 PRIORITY_RING = 64
+#: Descriptors of one channel that are looked at one by one for the end of their transfers.
+LOOKED = 256
 
 
 @inlined
@@ -454,3 +456,29 @@ def retire_refresh(s: Int64Array, p: Int64Array) -> None:
     """The refresh at the head of the urgent ones was issued."""
     s[S_PRIORITY_HEAD] = (s[S_PRIORITY_HEAD] + 1) % PRIORITY_RING
     s[S_PRIORITY_COUNT] -= 1
+
+
+@compiled
+def next_horizon(states: Int64Array, p: Int64Array, descs: Int64Array, bound: Int64Array, until: int) -> int:
+    """How far all channels may run ahead: to *until*, or to where the first transfer might end."""
+    bound[:, 0] = -1
+    horizon = until
+    for c in range(states.shape[0]):
+        s, desc = states[c], descs[c]
+        while s[S_DESC_LOW] < s[S_DESC_TAIL] and desc[s[S_DESC_LOW], D_LEFT] == 0:
+            s[S_DESC_LOW] += 1
+        looked = min(s[S_DESC_TAIL], s[S_DESC_LOW] + LOOKED)
+        if looked < s[S_DESC_TAIL]:
+            # What lies behind has not been admitted: one request a cycle is, so none of it ends sooner than this.
+            horizon = min(horizon, s[S_NOW] + max(0, looked - s[S_DESC_HEAD]) + p[P_LOOKAHEAD])
+        for d in range(s[S_DESC_LOW], looked):
+            bound[desc[d, D_TRANSFER], 1] += desc[d, D_LEFT]
+        for d in range(s[S_DESC_LOW], looked):
+            x = desc[d, D_TRANSFER]
+            if bound[x, 1] > 0:
+                soonest = s[S_NOW] + (bound[x, 1] - 1) * p[P_MIN_COLUMN_GAP] + p[P_LOOKAHEAD]
+                bound[x, 0], bound[x, 1] = max(bound[x, 0], soonest), 0
+    for x in range(bound.shape[0]):
+        if 0 <= bound[x, 0] < horizon:
+            horizon = bound[x, 0]
+    return horizon

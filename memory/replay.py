@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ..sim.errors import ConfigError
 from . import layout as at
 from .address import AddressMap, MappingError, parse_mapping
+from .advance import advance
 from .controller import ControllerConfig, descriptors, tables_for
-from .kernel import advance
 from .patterns import BoolArray, Requests
 from .power import Tally, energy_actions
 from .standard import Memory
@@ -161,7 +161,6 @@ def run_channel(tables: Tables, local: Int64Array, tick: Int64Array, write: Bool
     desc = descriptors(local, np.ones_like(local), tick, write, 0)[None]
     states[0, at.S_DESC_TAIL] = desc.shape[1]
     transfers = np.array([[desc.shape[1], 0]], np.int64)
-    advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log,
-            np.zeros((1, 2), np.int64), at.NEVER)
+    advance(states, tables, desc, transfers, log, np.zeros((1, 2), np.int64), at.NEVER)
     return ChannelRun(tick, write, desc[0, :, at.D_ADMIT].copy(), desc[0, :, at.D_FINISH].copy(), states[0],
                       log[0, :int(states[0, at.S_LOG])].copy())

@@ -10,7 +10,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ import simpy
 
 from ..memory import layout as at
 from ..memory.address import parse_mapping
+from ..memory.advance import advance
 from ..memory.controller import PRESETS, ControllerConfig, descriptors, tables_for
-from ..memory.kernel import advance
 from ..memory.standard import load_memory
 from ..memory.tables import Tables
 from .bench import Line
@@ -56,7 +56,7 @@ def simpy_rate(events: int) -> float:
     """SimPy timeouts a CPU second: a yardstick of the machine, for figures that were measured on different ones."""
     env = simpy.Environment()
 
-    def tick() -> Iterator[simpy.Event]:
+    def tick() -> Generator[simpy.Event, None, None]:
         for _ in range(events // 10):
             yield env.timeout(1)
 
@@ -79,7 +79,7 @@ def measure(tables: Tables, geometry: Geometry, kind: str, requests: int, channe
         transfers, log = np.array([[requests * channels, 0]], np.int64), np.zeros((1, 0, at.L_SIZE), np.int64)
         start_s = time.process_time()
         scratch = np.zeros((1, 2), np.int64)
-        advance(states, tables.params, tables.rules, tables.first_rule, tables.segments, desc, transfers, log, scratch, at.NEVER)
+        advance(states, tables, desc, transfers, log, scratch, at.NEVER)
         best_s = min(best_s, time.process_time() - start_s)
     return requests * channels / best_s
 

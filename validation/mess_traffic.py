@@ -18,8 +18,8 @@ from numba import njit
 from ..memory import layout as at
 from ..memory.address import parse_mapping
 from ..memory.compiled import FunctionT
-from ..memory.controller import PRESETS, ControllerConfig, tables_for
-from ..memory.kernel import run_channel
+from ..memory.controller import PRESETS, tables_for
+from ..memory.kernel import run_ready
 from ..memory.standard import Memory
 
 Int64Array = npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ def _drive(
         if idle:
             as_probe = True
             continue
-        run_channel(s, p, rules, first, segments, desc, transfers, log, now, 0)
+        run_ready(s, p, rules, first, segments, desc, transfers, log, now, 0)
         if as_probe and waiting >= 0:
             if desc[waiting, at.D_LEFT] > 0:
                 as_probe = False
@@ -89,12 +89,11 @@ def _drive(
 
 
 def mess_point(
-    memory: Memory, channels: int, read_share: float, nop: int, *, probes: int = 2000, controller: ControllerConfig | None = None,
-    seed: int = 342,
+    memory: Memory, channels: int, read_share: float, nop: int, *, probes: int = 2000, seed: int = 342,
 ) -> MessPoint:
     """The point of *memory* with *channels* equal channels at one load; *nop* turns of the stream hold one request."""
     mapping = parse_mapping(memory.address_mapping, memory.organisation, 1)
-    tables = tables_for(memory.standard, memory.organisation, memory.ticks, mapping, controller or PRESETS["ramulator"])
+    tables = tables_for(memory.standard, memory.organisation, memory.ticks, mapping, PRESETS["ramulator"])
     random = np.random.default_rng(seed)
     stream = mapping.encode(*_stream_places(memory, probes * 600))
     probe = random.integers(0, memory.organisation.channel_bytes // memory.organisation.bytes_per_burst, probes)
