@@ -1,7 +1,8 @@
 """Measured energy per output token of served models (ML.ENERGY): steady decode batches of vLLM, all boards together.
 
-A row tells model, mean batch, boards and the mean length of answers; the median time between tokens and the joules per output
-token are predicted from one decode step at the mean context. The joules of the prompts are not in it.
+A row tells model, mean batch, boards and the mean length of answers. In the steady state each step decodes the batch and, on
+average, prefills batch / answer length new prompts: the joules per output token are those of both. Where less than half a prompt
+comes with a step, the median time between tokens is that of a step without one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
 from .gpu_models import SHAPES, Engine, Shape, step
 from .gpu_rows import RawRow, note, number
-from .gpu_serving import HOST_US_PER_STEP
+from .gpu_serving import VLLM_HOST_US_PER_SEQUENCE
 
 #: Reported, not promised: what the engine does between steps is not in the rows.
 TOLERANCE_PCT = 25.0
@@ -64,12 +65,15 @@ def _predict(raw: RawRow, gpus: Mapping[str, Gpu]) -> dict[str, float] | str:
         return f"no format {raw['dtype']!r}"
     shape = _shape(raw)
     gpu, batch, ranks = gpus[raw["device"]], max(1, round(number(raw, "batch"))), int(number(raw, "ranks", 1.0))
-    context = _PROMPT_TOKENS + int(float(note(raw, "avg_out") or 0.0) / 2)
+    answer = max(1.0, float(note(raw, "avg_out") or 0.0))
     engine = Engine(0.0, "graph", _FORMATS[raw["dtype"]], "bf16")
-    one = step(gpu, shape, engine, batch=batch, q_len=1, kv_len=context, ranks=ranks)
-    host_s = HOST_US_PER_STEP * 1e-6
-    joules = one.energy_j + ranks * gpu.device.idle_power_w * host_s
-    return {"e2e_energy": joules / batch, "e2e_itl": (one.seconds + host_s) * 1e6}
+    one = step(gpu, shape, engine, batch=batch, q_len=1, kv_len=_PROMPT_TOKENS + int(answer / 2), ranks=ranks)
+    prompt = step(gpu, shape, engine, batch=1, q_len=_PROMPT_TOKENS, kv_len=_PROMPT_TOKENS, ranks=ranks)
+    prompts = batch / answer
+    host_s = VLLM_HOST_US_PER_SEQUENCE * 1e-6 * batch
+    joules = one.energy_j + prompts * prompt.energy_j + ranks * gpu.device.idle_power_w * host_s
+    seconds = one.seconds + host_s + (prompts * prompt.seconds if prompts >= 0.5 else 0.0)
+    return {"e2e_energy": joules / batch, "e2e_itl": seconds * 1e6}
 
 
 def _shape(raw: RawRow) -> Shape:

@@ -43,6 +43,11 @@ class Shape:
         ffn = (3 if self.gated else 2) * self.hidden * self.ffn * max(1, self.experts)
         return float(self.layers * (qkv + out + ffn) + self.hidden * self.vocabulary)
 
+    @property
+    def stored_weights(self) -> float:
+        """Parameters in memory: with the embedding table (no shipped model of this size ties it to the head)."""
+        return self.weights + float(self.hidden * self.vocabulary)
+
 
 #: Published shapes: model cards and `config.json` files of the models.
 SHAPES = {

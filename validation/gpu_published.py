@@ -170,7 +170,7 @@ def _max_load(raw: RawRow, gpu: Gpu) -> float | None:
         return None
     board, engine, shape, ranks = parts
     prompt, output = int(number(raw, "isl")), int(number(raw, "osl"))
-    free = ranks * board.device.dram_capacity_bytes - shape.weights * ELEMENT_BYTES[engine.dtype]
+    free = ranks * board.device.dram_capacity_bytes - shape.stored_weights * ELEMENT_BYTES[engine.dtype]
     batch = int(_KV_SHARE * free / (cache_bytes_per_token(shape, engine.kv_dtype) * (prompt + output)))
     if batch < 1:
         return None

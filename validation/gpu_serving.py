@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from statistics import fmean
 
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu, find_gpu
@@ -22,11 +23,16 @@ from .gpu_rows import RawRow, number
 
 SERVING_COLUMNS = {"arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s", "tpot_ms"}
 TOLERANCE_PCT = 15.0
-#: vLLM's settings: tokens of one iteration, sequences at once, share of the memory it may take. ASSUMED 128 sequences (the
-#: profiles' configuration; vLLM's own default is 256): waiting for a place is most of the measured first-token time.
-_TOKEN_BUDGET, _MOST_SEQUENCES, _MEMORY_SHARE = 2048, 128, 0.9
-#: Host time of a vLLM iteration in CUDA graphs: scheduling, sampling, detokenising. The framework's one host constant.
-HOST_US_PER_STEP = 1500.0
+#: vLLM's settings: tokens of one iteration, and share of the memory it may take.
+_TOKEN_BUDGET, _MEMORY_SHARE = 2048, 0.9
+#: `max_num_seqs` that engines are run with (vLLM's defaults by version and board, and the profiles' 128). A log shows which by the
+#: sequences that ran side by side; waiting for a place is most of the first-token time.
+_SEQUENCE_LIMITS = (128, 256, 512, 1024)
+#: Host time that a vLLM iteration in CUDA graphs shows for each sequence that decodes: scheduling, sampling, detokenising. The
+#: framework's one host constant: what measured steps of 100–4000 sequences take beyond the device, over their sequences (36–44 µs).
+VLLM_HOST_US_PER_SEQUENCE = 40.0
+#: TensorRT-LLM's, whose C++ loop hardly sees the batch: one constant a step.
+_TRTLLM_HOST_US_PER_STEP = 1500.0
 #: Grid of contexts, tokens: a decode step's time is linear in the context between neighbours.
 _CONTEXT_GRID = 256
 _MODELS = {"llama318b": "llama-3-8b", "qwen330ba3binstruct2507": "qwen3-30b-a3b", "qwen332b": "qwen3-32b"}
@@ -40,9 +46,15 @@ class Request:
     prompt: int
     output: int
     prefilled: int = 0
+    goal: int = 0                       # tokens to prefill before it decodes: the prompt, and after an eviction all it had
     generated: int = 0
     first_token_s: float = math.nan
     end_s: float = math.nan
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far, which is what it takes in the cache."""
+        return self.prompt + self.generated
 
 
 def serving_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) -> list[Row]:
@@ -54,7 +66,8 @@ def serving_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) ->
         reason = "the file does not tell board and model"
         return [skip(f"{stem}/mean_{metric}_s", "serving", None, reason) for metric in ("ttft", "tpot", "e2e")]
     requests = [Request(number(r, "arrival_s"), int(number(r, "prompt_tokens")), int(number(r, "output_tokens"))) for r in table]
-    simulate(requests, gpus[match[1]], shape, int(match[3]))
+    simulate(requests, gpus[match[1]], shape, int(match[3]), _sequence_limit(table),
+             lambda sequences: VLLM_HOST_US_PER_SEQUENCE * 1e-6 * max(1, sequences))
     ours = {"ttft": fmean(r.first_token_s - r.arrival_s for r in requests), "e2e": fmean(r.end_s - r.arrival_s for r in requests),
             "tpot": fmean((r.end_s - r.first_token_s) / (r.output - 1) for r in requests if r.output > 1)}
     measured = {"ttft": fmean(number(r, "ttft_s") for r in table), "e2e": fmean(number(r, "e2e_s") for r in table),
@@ -63,10 +76,19 @@ def serving_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) ->
             for metric in ours]
 
 
+def _sequence_limit(table: Sequence[RawRow]) -> int:
+    """The engine's setting for sequences at once: the least of the usual ones that the log keeps to."""
+    changes = [(number(r, "scheduled_s", number(r, "arrival_s")), 1) for r in table]
+    changes += [(number(r, "arrival_s") + number(r, "e2e_s"), -1) for r in table]
+    side_by_side = max(accumulate(change for _, change in sorted(changes)))
+    return next((limit for limit in _SEQUENCE_LIMITS if side_by_side <= limit), _SEQUENCE_LIMITS[-1])
+
+
 def simulate(
-    requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int, most_sequences: int = _MOST_SEQUENCES,
+    requests: Sequence[Request], gpu: Gpu, shape: Shape, ranks: int, most_sequences: int, host_s: Callable[[int], float],
 ) -> None:
-    """Run *requests* to their last tokens, at most *most_sequences* at once; their times are filled in."""
+    """Run *requests* to their last tokens, at most *most_sequences* at once; *host_s* is the host's time of an iteration by the
+    number of sequences that decode. The requests' times are filled in."""
     engine = Engine(0.0, "graph", "bf16", "bf16")
 
     @cache
@@ -77,7 +99,7 @@ def simulate(
     def prefill_s(tokens: int, context: int) -> float:
         return step(gpu, shape, engine, batch=1, q_len=tokens, kv_len=max(tokens, context), ranks=ranks).seconds
 
-    weight_bytes = shape.weights * ELEMENT_BYTES[engine.dtype]
+    weight_bytes = shape.stored_weights * ELEMENT_BYTES[engine.dtype]
     weights_s = weight_bytes / ranks / gpu.dram_stream_bytes_per_s
     room_bytes = _MEMORY_SHARE * gpu.device.dram_capacity_bytes * ranks - weight_bytes
     room = room_bytes / cache_bytes_per_token(shape, engine.kv_dtype)
@@ -86,23 +108,27 @@ def simulate(
     while waiting or running:
         if not running and waiting[0].arrival_s > now_s:
             now_s = waiting[0].arrival_s
-        held = sum(r.prompt + r.generated for r in running)
+        held = sum(r.tokens for r in running)
+        while held > room and len(running) > 1:     # the cache is full: the last to come gives its place up and starts anew
+            held -= running[-1].tokens
+            waiting.insert(0, running.pop())
         while waiting and waiting[0].arrival_s <= now_s and len(running) < most_sequences and (
-                not running or held + waiting[0].prompt <= room):
-            held += waiting[0].prompt
+                not running or held + waiting[0].tokens <= room):
+            held += waiting[0].tokens
             running.append(waiting.pop(0))
-        decoding = [r for r in running if r.prefilled >= r.prompt]
+            running[-1].prefilled, running[-1].goal = 0, running[-1].tokens
+        decoding = [r for r in running if r.prefilled >= r.goal]
         budget, chunk, context, prompting = _TOKEN_BUDGET - len(decoding), 0, 0, []
         for request in running:
-            if request.prefilled < request.prompt and budget > 0:
-                part = min(budget, request.prompt - request.prefilled)
+            if request.prefilled < request.goal and budget > 0:
+                part = min(budget, request.goal - request.prefilled)
                 request.prefilled += part
                 budget, chunk, context = budget - part, chunk + part, max(context, request.prefilled)
                 prompting.append(request)
-        now_s += HOST_US_PER_STEP * 1e-6
+        now_s += host_s(len(decoding))
         started_s = now_s
         if decoding:
-            mean = fmean(r.prompt + r.generated for r in decoding)
+            mean = fmean(r.tokens for r in decoding)
             low = int(mean // _CONTEXT_GRID) * _CONTEXT_GRID
             share = (mean - low) / _CONTEXT_GRID
             batch = len(decoding)
@@ -115,8 +141,9 @@ def simulate(
         for request in decoding:
             request.generated += 1
         for request in prompting:
-            if request.prefilled >= request.prompt:
-                request.generated, request.first_token_s = 1, now_s
+            if request.prefilled >= request.goal:
+                request.generated += 1
+                request.first_token_s = request.first_token_s if request.generated > 1 else now_s
         for request in [r for r in running if r.generated >= r.output]:
             request.end_s = now_s
             running.remove(request)
@@ -137,7 +164,8 @@ def open_loop(gpu_name: str, model: str, ranks: int, requests_per_s: float, prom
     for _ in range(_OPEN_LOOP_REQUESTS):
         requests.append(Request(arrival_s, prompt, output))
         arrival_s += generator.expovariate(requests_per_s) if math.isfinite(requests_per_s) else 0.0
-    simulate(requests, find_gpu(gpu_name), SHAPES[model], ranks, _OPEN_LOOP_SEQUENCES)
+    simulate(requests, find_gpu(gpu_name), SHAPES[model], ranks, _OPEN_LOOP_SEQUENCES,
+             lambda _: _TRTLLM_HOST_US_PER_STEP * 1e-6)
     return {"mean_ttft": 1e3 * fmean(r.first_token_s - r.arrival_s for r in requests),
             "mean_itl": 1e3 * fmean((r.end_s - r.first_token_s) / max(1, r.output - 1) for r in requests),
             "output_throughput": _OPEN_LOOP_REQUESTS * output / max(r.end_s for r in requests)}

@@ -57,7 +57,7 @@ def _throughput(raw: RawRow, gpu: Gpu) -> float:
     engine = Engine(10.0, "graph", "nvfp4", "fp8")
     prompt, output = int(number(raw, "q_len")), int(number(raw, "kv_len"))
     ranks = int(number(raw, "ranks", 1.0))
-    free = ranks * gpu.device.dram_capacity_bytes - shape.weights * ELEMENT_BYTES["nvfp4"]
+    free = ranks * gpu.device.dram_capacity_bytes - shape.stored_weights * ELEMENT_BYTES["nvfp4"]
     batch = max(1, min(2048, int(0.95 * free / (cache_bytes_per_token(shape, "fp8") * (prompt + output)))))
     chunk = max(1, min(batch, 8192 // prompt))
     prompts_s = step(gpu, shape, engine, batch=chunk, q_len=prompt, kv_len=prompt, ranks=ranks).seconds * batch / chunk

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tilesim.arch.gpu_config import find_gpu, shipped_gpus
 from tilesim.validation.gpu_energy import energy_rows
+from tilesim.validation.gpu_models import SHAPES
 from tilesim.validation.gpu_published_ops import board_named, grouped_gemm, narrow_weights
-from tilesim.validation.gpu_serving import open_loop
+from tilesim.validation.gpu_serving import Request, open_loop, simulate
 
 ENERGY_ROW = {"row_id": "r", "device": "H100-SXM5-80GB", "dtype": "bfloat16", "op": "e2e_decode", "batch": "32", "ranks": "1",
               "median_us": "12000", "power_w": "600", "value": "0.24", "extra": "model=Qwen/Qwen3-14B;avg_out=800;active_B=14.0"}
@@ -48,3 +49,27 @@ def test_grouped_gemm_stays_below_its_peak() -> None:
     tflops = grouped_gemm({"shape": "groups=4;M_per_group=8192;N=4096;K=7168", "metric": "tflops_per_s"}, board)
     assert tflops is not None
     assert 0 < tflops * 1e12 < board.peak_flops_per_s("fp8")
+
+
+def served(most_sequences: int, output: int) -> list[Request]:
+    requests = [Request(0.0, 512, output) for _ in range(40)]
+    simulate(requests, find_gpu("rtx-4090"), SHAPES["llama-3-8b"], 1, most_sequences, lambda sequences: 1e-5 * sequences)
+    return requests
+
+
+def test_every_request_ends_with_all_its_tokens_and_after_its_first() -> None:
+    for request in served(16, 30):
+        assert request.generated == request.output == 30
+        assert 0 < request.first_token_s < request.end_s
+
+
+def test_more_places_let_the_last_request_start_sooner() -> None:
+    waited = [max(r.first_token_s for r in served(places, 60)) for places in (4, 40)]
+    assert waited[1] < 0.5 * waited[0]
+
+
+def test_a_full_cache_evicts_and_still_serves_all() -> None:
+    """40 × 4500 tokens are three times what a 4090 holds beside the weights of an 8B model."""
+    requests = served(40, 4000)
+    assert all(r.generated == 4000 for r in requests)
+    assert max(r.end_s for r in requests) > 1.5 * min(r.end_s for r in requests)
