@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .arch.families import Machine, find_machine
-from .arch.gpu_config import Gpu
-from .run import simulate
+from .run import road_of, simulate
 from .sim.errors import ConfigError
 from .sim.report import Report
 from .workloads.network import Inference
@@ -70,7 +69,7 @@ def compare(
     tensor_parallel: int = 1, progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Run *workload* on each of *machines*, of any family. *sets* change every machine that they are given to;
-    *tensor_parallel* divides the model over as many GPUs, where a machine is one.
+    *tensor_parallel* divides the model over as many machines of each family that shares models.
 
     Raises ConfigError for input that cannot be right.
     """
@@ -79,7 +78,7 @@ def compare(
     found = [find_machine(str(machine), sets) if isinstance(machine, str | Path) else machine for machine in machines]
     reports = []
     for machine in found:
-        ranks = tensor_parallel if isinstance(machine, Gpu) else 1
+        ranks = tensor_parallel if road_of(machine).divides_models else 1
         reports.append(simulate(machine, workload, tensor_parallel=ranks, progress=progress))
     return Comparison(workload.name, tuple(reports))
 

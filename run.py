@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,25 +61,72 @@ def run_graph(
     """Map *graph* onto *machine*, run it and report; *tokens*: that it processes; 0 for a bare operator.
     *described* is what the report says of the workload.
     """
-    if isinstance(machine, Gpu):
-        _refuse(machine.name, {"--exact": exact, "--trace": trace, "--attention unfused": attention == "unfused"},
-                "its kernels are timed whole, by closed forms: there is no reduction, timeline or mapping to choose")
-        return run_gpu_graph(machine, graph, name, tokens, described, ranks=tensor_parallel)
-    _refuse(machine.name, {"--tp": tensor_parallel != 1}, "only GPUs run in parallel")
+    road = road_of(machine)
+    options = RunOptions(exact, trace, attention, progress, tensor_parallel)
+    for option, reason in road.refuses.items():
+        if options.asks_for(option):
+            raise ConfigError(f"{option} makes no sense on {machine.name}: {reason}", key=option, mend=f"leave {option} out")
+    return road.run(machine, graph, name, tokens, described, options)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a graph is to be run; a family refuses what it cannot follow."""
+
+    exact: bool = False
+    trace: bool = False
+    attention: AttentionMapping = "auto"
+    progress: Callable[[int, int], None] | None = None
+    tensor_parallel: int = 1
+
+    def asks_for(self, option: str) -> bool:
+        """Whether *option*, as the command line calls it, is set."""
+        return {"--exact": self.exact, "--trace": self.trace, "--attention unfused": self.attention == "unfused",
+                "--tp": self.tensor_parallel != 1}[option]
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """How machines of one family run a graph: from (machine, graph, name, tokens, description, options) to the report."""
+
+    run: Callable[[Any, OperatorGraph, str, int, Mapping[str, Any], RunOptions], Report]
+    refuses: Mapping[str, str]          # options that make no sense, each with the reason
+
+    @property
+    def divides_models(self) -> bool:
+        """Whether several machines can share one model."""
+        return "--tp" not in self.refuses
+
+
+def _run_parts(
+    machine: MachineConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
+) -> Report:
     try:
-        program = map_graph(graph, machine, attention=attention)        # mapping/: which tile, where, in which order
+        program = map_graph(graph, machine, attention=options.attention)    # mapping/: which tile, where, in which order
         # arch/, memory/: until nothing is left to do
-        run = run_program(machine, program, exact=exact, trace=trace, progress=progress)
+        run = run_program(machine, program, exact=options.exact, trace=options.trace, progress=options.progress)
     except ConfigError as error:
         raise machine.placed(error) from None
     return build_report(machine, graph, program, run, name, tokens, described)
 
 
-def _refuse(machine: str, options: Mapping[str, bool], reason: str) -> None:
-    """A ConfigError for the first of *options* that is asked for, as *machine* cannot follow it."""
-    for option, is_set in options.items():
-        if is_set:
-            raise ConfigError(f"{option} makes no sense on {machine}: {reason}", key=option, mend=f"leave {option} out")
+def _run_gpu(
+    gpu: Gpu, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
+) -> Report:
+    return run_gpu_graph(gpu, graph, name, tokens, described, ranks=options.tensor_parallel)
+
+
+_WHOLE_KERNELS = "its kernels are timed whole, by closed forms: there is no reduction, timeline or mapping to choose"
+#: What `arch.families` reads → how it runs. A family is one entry there and one here.
+ROADS: dict[type[Machine], Road] = {
+    MachineConfig: Road(_run_parts, {"--tp": "only GPUs run in parallel"}),
+    Gpu: Road(_run_gpu, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _WHOLE_KERNELS)),
+}
+
+
+def road_of(machine: Machine) -> Road:
+    """The road of the machine's family."""
+    return next(road for kind, road in ROADS.items() if isinstance(machine, kind))
 
 
 def workload_data(workload: Workload | Inference) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..sim import config as config_reader
 from ..sim.show import show_config
@@ -22,16 +22,28 @@ Machine: TypeAlias = MachineConfig | Gpu
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One way to describe a machine: its folder of shipped files, and what reads such a file."""
+    """One way to describe a machine: its folder of shipped files, the value that a file becomes, what reads and what prints one.
+
+    How a machine of a family runs is its entry in `run.ROADS`.
+    """
 
     folder: Path
+    machine: type[Machine]
     load: Callable[[Path, tuple[str, ...]], Machine]
+    show: Callable[[Any], str]
+
+
+def _show_gpu(gpu: Gpu) -> str:
+    """The board; what it shares with others follows as comments."""
+    shared = {f"architecture {gpu.architecture.name}": gpu.architecture, f"library {gpu.library.name}": gpu.library}
+    return show_config(gpu.device) + "".join(
+        f"\n# {title}\n" + "".join(f"#   {line}\n" for line in show_config(part).splitlines()) for title, part in shared.items())
 
 
 #: The top-level ``type`` of a chip's YAML (None: it has none) → its family.
 FAMILIES: dict[str | None, Family] = {
-    None: Family(chip_folder(), lambda path, sets: load_machine(str(path), sets)),
-    "gpu": Family(DEVICE_FOLDER, load_gpu),
+    None: Family(chip_folder(), MachineConfig, lambda path, sets: load_machine(str(path), sets), show_config),
+    "gpu": Family(DEVICE_FOLDER, Gpu, load_gpu, _show_gpu),
 }
 
 
@@ -53,9 +65,5 @@ def shipped_names() -> list[str]:
 
 
 def show_machine(machine: Machine) -> str:
-    """*machine* as YAML that loads again; what a board shares with others follows as comments."""
-    if isinstance(machine, MachineConfig):
-        return show_config(machine)
-    shared = {f"architecture {machine.architecture.name}": machine.architecture, f"library {machine.library.name}": machine.library}
-    return show_config(machine.device) + "".join(
-        f"\n# {title}\n" + "".join(f"#   {line}\n" for line in show_config(part).splitlines()) for title, part in shared.items())
+    """*machine* as YAML that loads again."""
+    return next(family for family in FAMILIES.values() if isinstance(machine, family.machine)).show(machine)
