@@ -20,6 +20,7 @@ from .memory.dram import DramConfig
 from .memory.ideal import IdealMemoryConfig
 from .memory.sram import SramConfig
 from .run_gpu import run_gpu_graph
+from .run_parallel import of_all_devices, run_devices, wires_of
 from .sim.clock import Clock
 from .sim.errors import ConfigError
 from .sim.program import Step, TileProgram
@@ -28,6 +29,7 @@ from .sim.units import BITS_PER_BYTE, PS_PER_S
 from .workloads.graph import OperatorGraph, program_order, totals
 from .workloads.network import Inference
 from .workloads.operators import Operator
+from .workloads.parallel import shard
 from .workloads.phases import Workload
 
 #: Tensors that must cross the memory interface in any mapping; activations may stay on the chip.
@@ -44,7 +46,7 @@ def simulate(
     """Run *workload* on *machine* (a shipped name, a YAML file or a config) to its last retired tile.
 
     *sets* are ``path=value`` changes to the machine; *exact* switches every reduction off; *trace* keeps the timeline;
-    *progress* is called with (operators done, operators in all); *tensor_parallel* divides the model over as many GPUs.
+    *progress* is called with (operators done, operators in all); *tensor_parallel* divides the model over as many devices.
     Raises ConfigError for input that cannot be right.
     """
     config = find_machine(str(machine), sets) if isinstance(machine, str | Path) else machine
@@ -101,8 +103,17 @@ class Road:
 def _run_parts(
     machine: MachineConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
 ) -> Report:
+    devices = options.tensor_parallel if options.tensor_parallel != 1 else machine.parallel.tensor
+    own = shard(graph, devices).graph                                       # workloads/: what one device does of it
     try:
-        program = map_graph(graph, machine, attention=options.attention)    # mapping/: which tile, where, in which order
+        if devices > 1:
+            wires_of(machine, devices)
+        program = map_graph(own, machine, attention=options.attention)      # mapping/: which tile, where, in which order
+        if devices > 1:
+            run, fabric = run_devices(machine, program, devices, exact=options.exact, trace=options.trace,
+                                      progress=options.progress)
+            report = build_report(machine, own, program, run, name, tokens, described)
+            return of_all_devices(report, fabric, {"devices": devices})
         # arch/, memory/: until nothing is left to do
         run = run_program(machine, program, exact=options.exact, trace=options.trace, progress=options.progress)
     except ConfigError as error:
@@ -119,7 +130,7 @@ def _run_gpu(
 _WHOLE_KERNELS = "its kernels are timed whole, by closed forms: there is no reduction, timeline or mapping to choose"
 #: What `arch.families` reads → how it runs. A family is one entry there and one here.
 ROADS: dict[type[Machine], Road] = {
-    MachineConfig: Road(_run_parts, {"--tp": "only GPUs run in parallel"}),
+    MachineConfig: Road(_run_parts, {}),
     Gpu: Road(_run_gpu, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _WHOLE_KERNELS)),
 }
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.program import Compute, Load, Record, Segment, Store, TileProgram, View
+from .collectives import ALGORITHMS, LEAST_SENT
 from .machine import MachineConfig
 from .systolic import GemmCycles, SystolicConfig, gemm_accesses, gemm_cycles
 from .vector import VectorConfig, lane_ops, vector_cycles
@@ -26,6 +29,7 @@ class RecordCost:
     operands: tuple[int, ...]
     buffers: tuple[int, ...]
     acquires: tuple[tuple[str, int], ...]         # (pool, bytes) of the buffers that begin here
+    exchanged_bytes: int = 0                      # of a collective: the buffer that devices exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,9 @@ class SegmentCosts:
             return RecordCost(0, None, 0, 0, 0, (), waits, operands, buffers, acquires)
         work = self._matrix(segment, record) if record.unit == self._mxu_name else self._vector(segment, record)
         cycles, gemm, macs, read_bytes, write_bytes, actions = work
+        exchanged = max(map(partial(self._bytes, segment), (*record.reads, *record.writes))) if record.function in ALGORITHMS else 0
         return RecordCost(cycles, gemm, macs, read_bytes, write_bytes, actions, waits, operands,
-                          buffers, acquires)
+                          buffers, acquires, exchanged)
 
     def _matrix(self, segment: Segment, record: Compute) -> tuple[
             int, GemmCycles, int, int, int, tuple[tuple[str, int], ...]]:
@@ -115,6 +120,11 @@ class SegmentCosts:
         ops = lane_ops(record.function, record.reads, record.params, self._vpu)
         read_bytes = sum(self._bytes(segment, view) for view in record.reads)
         write_bytes = sum(self._bytes(segment, view) for view in record.writes)
+        if record.function in ALGORITHMS:           # what it sends it reads, what it gets it writes, what it adds to it reads too
+            ranks, nbytes = record.params["ranks"], max(read_bytes, write_bytes)
+            sent = math.ceil(LEAST_SENT[record.function](ranks) * nbytes)
+            added = 0 if record.function == "allgather" else nbytes * (ranks - 1) // ranks
+            return cycles if ops else 0, None, 0, sent + added, sent, (("op", ops),)
         if record.function in ("matmul", "depthwise"):
             if record.params.get("accumulate"):
                 read_bytes += self._bytes(segment, record.writes[0])

@@ -23,10 +23,12 @@ from ..memory.traffic import Traffic
 from ..sim.clock import Clock
 from ..sim.energy import EnergyLedger
 from ..sim.errors import ConfigError
-from ..sim.program import Load, Segment, Store, TileProgram
+from ..sim.program import Compute, Load, Segment, Store, TileProgram
 from ..sim.timeline import Timeline
 from ..sim.units import PS_PER_S
+from .collectives import ALGORITHMS
 from .costs import RecordCost, SegmentCosts
+from .interconnect import Fabric
 from .machine import DmaConfig, LinkConfig, MachineConfig
 from .systolic import SystolicConfig
 from .vector import VectorConfig
@@ -176,10 +178,13 @@ class Engine:
     """One run of one program on one machine."""
 
     def __init__(self, machine: MachineConfig, program: TileProgram, *, exact: bool = False, trace: bool = False,
-                 progress: Callable[[int, int], None] | None = None, marks: frozenset[int] = frozenset()) -> None:
-        self._marks, self.marked = marks, dict[int, Mark]()      # steps at whose end the counters are noted
-        self.machine, self.program = machine, program
-        self.env = simpy.Environment()
+                 progress: Callable[[int, int], None] | None = None, marks: frozenset[int] = frozenset(),
+                 fabric: Fabric | None = None) -> None:
+        """*marks*: steps at whose end the counters are noted. *fabric*: where devices that run one program meet; its environment
+        is the run's."""
+        self._marks, self.marked = marks, dict[int, Mark]()
+        self.machine, self.program, self.fabric = machine, program, fabric
+        self.env = simpy.Environment() if fabric is None else fabric.env
         memory_name, memory_config = machine.main_memory()
         self.memory_name = memory_name
         self.memory = build_memory(self.env, memory_config, exact=exact)
@@ -214,6 +219,8 @@ class Engine:
         """What the ports leave to the compute units, each way: DMA has the first right, at the rate of the memory at most."""
         dma_bytes_per_s = min(self.memory.peak_bytes_per_s,
                               *(link.config.bandwidth_bytes_per_s for link in (*self._inward, *self._outward)))
+        if self.fabric is not None:
+            dma_bytes_per_s += self.fabric.wires.out_bytes_per_s(self.fabric.devices)
         left = self.sram.peak_bytes_per_s - dma_bytes_per_s
         if left <= 0:
             raise ConfigError(
@@ -229,13 +236,21 @@ class Engine:
 
     def run(self) -> ProgramRun:
         """Run to the last retired record."""
+        self.start()
+        self.env.run()
+        return self.finish()
+
+    def start(self) -> None:
+        """Start every unit; time passes when the environment runs."""
         env = self.env
         env.process(self._issue())
         for queue in (STREAM, ACTIVATION, STORE):
             env.process(self._transfers(queue))
         env.process(self._matrix())
         env.process(self._vector())
-        env.run()
+
+    def finish(self) -> ProgramRun:
+        """What the run measured, once nothing is left to do."""
         unfinished = [step.operator for step, state in zip(self.program.steps, self._steps, strict=True) if state.remaining]
         assert not unfinished, f"the program never finished: {unfinished[:3]} of {len(unfinished)} steps wait for ever"
         end_ps = max((run.end_ps for run in self.operators), default=0)
@@ -342,15 +357,30 @@ class Engine:
 
     def _vector(self) -> Process:
         name = self.vpu_name
-        for index, position, _ in self._queue(name):
+        for index, position, record in self._queue(name):
             yield from self._ready(name, index, position)
             cost = self._cost(index, position)
             start_ps = self._now_ps
             self._started(index)
+            if record.function in ALGORITHMS:
+                yield from self._exchange(index, position, record)
+                continue
             at_least_ps = self._clocks[name].wait_ps(start_ps, cost.cycles)
             yield self.env.timeout(self._ports_done_ps(start_ps, cost, at_least_ps) - start_ps)
             self._account(name, index, cost, start_ps, self._now_ps)
             self._ended(name, index, position, start_ps)
+
+    def _exchange(self, index: int, position: int, record: Compute) -> Process:
+        """A collective: the lanes add while links carry; what the links take longer is a wait for them."""
+        assert self.fabric is not None, "only a device of several exchanges"
+        name, cost, start_ps = self.vpu_name, self._cost(index, position), self._now_ps
+        ended = self.fabric.meet((index, position), record.function, cost.exchanged_bytes)
+        work_ps = self._clocks[name].wait_ps(start_ps, cost.cycles) if cost.cycles else 0
+        if work_ps:
+            yield self.env.timeout(work_ps)
+        self._account(name, index, cost, start_ps, self._now_ps)
+        yield from self._stall(name, index, "link", ended)
+        self._ended(name, index, position, start_ps)
 
     def _matrix(self) -> Process:
         """The arrays, pipelined: the next record's weights shift in while this one streams; its results drain behind it."""

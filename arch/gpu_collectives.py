@@ -19,6 +19,7 @@ from pydantic import Field
 from ..sim.config import Config, load
 from ..sim.errors import ConfigError
 from ..sim.units import BytesPerSecond
+from .collectives import hops_and_sent
 from .gpu_config import DEVICE_FOLDER, Gpu
 
 OPERATIONS = ("allreduce", "allgather", "reducescatter", "alltoall", "send_recv")
@@ -103,11 +104,9 @@ _Candidate = tuple[float, float, float]
 
 
 def _allreduce(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
-    share = (ranks - 1) / ranks
     candidates = [
         (1.0, size_bytes * (ranks - 1), wire.efficiency),                         # direct: everyone reads everyone
-        (2.0, 2.0 * size_bytes * share, wire.efficiency),                         # direct reduce-scatter, all-gather
-        (2.0 * (ranks - 1), 2.0 * size_bytes * share, wire.efficiency),           # ring
+        *_steps("allreduce", size_bytes, ranks, wire),                            # direct reduce-scatter and all-gather; ring
         (2.0 * math.ceil(math.log2(ranks)), 2.0 * size_bytes, wire.efficiency),   # double binary tree
     ]
     if wire.in_switch and ranks > 2:
@@ -116,8 +115,13 @@ def _allreduce(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidat
 
 
 def _gather_like(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
-    share = (ranks - 1) / ranks
-    return [(1.0, size_bytes * share, wire.efficiency), (float(ranks - 1), size_bytes * share, wire.efficiency)]
+    return _steps("allgather", size_bytes, ranks, wire)
+
+
+def _steps(function: str, size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
+    """The algorithms whose steps use every rank's link evenly."""
+    found = (hops_and_sent(function, algorithm, ranks) for algorithm in ("direct", "ring"))
+    return [(float(hops), size_bytes * share, wire.efficiency) for hops, share in found]
 
 
 def _send(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:

@@ -17,6 +17,7 @@ from ..sim.config import Config
 from ..sim.errors import ConfigError
 from ..sim.units import BytesPerSecond, Hertz, PicojoulesPerBit, Picoseconds, Watts
 from ..sim.yaml_reader import Document, find_named, set_value
+from .interconnect import InterconnectConfig
 from .systolic import SystolicConfig
 from .technology import fill_energies
 from .vector import VectorConfig
@@ -48,6 +49,12 @@ class LinkConfig(Config):
     energy_pj_per_bit: PicojoulesPerBit = 0.0
 
 
+class Parallel(Config):
+    """How many devices share the work: *tensor* of them divide each layer (overruled by ``--tp``)."""
+
+    tensor: Annotated[int, Field(ge=1)] = 1
+
+
 class MachineConfig(Config):
     """A chip: its parts by name, the links that wire them, and the power it draws whatever it does."""
 
@@ -55,6 +62,8 @@ class MachineConfig(Config):
     description: str
     parts: dict[str, PartConfig]
     links: tuple[LinkConfig, ...]
+    interconnect: InterconnectConfig | None = None      # between devices of this kind; None: they have no links
+    parallel: Parallel = Parallel()
     technology: str | None = None              # of arithmetic and SRAM, where a part states no energy of its own (configs/tech)
     static_power_w: Watts                      # of what no part accounts for: control, clock tree, leakage of logic
     _document: Document | None = PrivateAttr(default=None)      # where it was read from, for errors that show later
@@ -95,7 +104,7 @@ class MachineConfig(Config):
 
     def placed(self, error: ConfigError) -> ConfigError:
         """*error* with the file and line of its key, when it names a key of the file that this machine was read from."""
-        is_ours = error.key is not None and error.key.split(".")[0] in ("parts", "links")
+        is_ours = error.key is not None and error.key.split(".")[0] in ("parts", "links", "interconnect", "parallel")
         if error.file is not None or self._document is None or error.key is None or not is_ours:
             return error
         file, line = self._document.mark(tuple(error.key.split(".")))

@@ -95,6 +95,9 @@ def lane_ops(function: str, reads: tuple[View, ...], params: Mapping[str, Any], 
         scores = elements * (4 + config.exp_ops)
         rescaled = sum(view.elements for view in reads[1:])
         return scores + rescaled
+    if function in ("allreduce", "reducescatter", "allgather"):          # its share of the sums over the other devices
+        ranks = params["ranks"]
+        return 0 if function == "allgather" else elements * (ranks - 1) // ranks
     simple, special = FUNCTION_OPS[function]
     rows = elements // max(1, reads[0].shape[-1])
     per_row = rows * config.exp_ops if function in _ONE_SPECIAL_A_ROW else 0

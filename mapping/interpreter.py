@@ -8,7 +8,7 @@ that is asked for (the order in which a simulation ended them, a random one that
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ def interpret(
     """
     if sram_bytes is not None and (broken := broken_capacity_laws(program, sram_bytes)):
         raise MappingFault("; ".join(broken))
-    run = _Run(program, places, burst_bytes)
+    run = DeviceRun(program, places, burst_bytes)
     run.fill(values)
     for step, record in program_order(program) if order is None else order:
         run.execute(step, record)
@@ -102,7 +102,9 @@ def buffers_of(record: Record) -> set[int]:
     return touched | {record.buffer} if isinstance(record, Load) else touched
 
 
-class _Run:
+class DeviceRun:
+    """One device: its memory, its buffers, and how far its program is."""
+
     def __init__(self, program: TileProgram, places: BurstPlaces, burst_bytes: int) -> None:
         self.program = program
         self.image = DramImage([tensor for tensor in program.tensors if not tensor.resident], places, burst_bytes)
@@ -113,6 +115,7 @@ class _Run:
         self.buffer_users = [_buffer_users(step.segment) for step in program.steps]
         self.left = [len(step.segment.records) for step in program.steps]
         self.done: set[tuple[int, int]] = set()
+        self.exchanged: Array | None = None         # what the collective that runs next gives this device
 
     # -- before and after
 
@@ -215,7 +218,7 @@ class _Run:
         np.add.at(self.writes[number], (units[:, None] * unit_elements + np.arange(unit_elements)).ravel(), 1)
 
     def _compute(self, index: int, number: int, step: Step, record: Compute) -> None:
-        function = FUNCTIONS.get(record.function)
+        function = self._received if "ranks" in record.params else FUNCTIONS.get(record.function)
         if function is None:
             raise MappingFault(f"{step.operator}: no function {record.function!r}")
         self._check_formats(step, record)
@@ -231,7 +234,17 @@ class _Run:
             if view.operand >= 0:
                 np.add(counts := strided(self.writes[step.operands[view.operand]], view), 1, out=counts)
 
+    def _received(self, reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+        if self.exchanged is None:
+            raise MappingFault("one device alone exchanges with others")
+        got, self.exchanged = self.exchanged, None
+        return (got,)
+
     # -- views
+
+    def read(self, index: int, view: View) -> Array:
+        """A copy of the elements of *view* in step *index*."""
+        return np.array(self._window(index, self.program.steps[index], view))
 
     def _window(self, index: int, step: Step, view: View) -> Array:
         if view.buffer >= 0:

@@ -21,6 +21,7 @@ from ..workloads.operators import Attention, KvAppend, Operator
 from ..workloads.tensors import Tensor
 from .attention import lower_attention
 from .attention_tiles import Heads
+from .exchange import lower_collective
 from .gemm import lower_gemm, weight_layout
 from .images import filter_layout, lower_conv, lower_pool
 from .placement import Residents, Uses, choose_residents, place_tensors
@@ -54,6 +55,7 @@ LOWERINGS: dict[str, Lowering] = {
     "conv": lower_conv,
     "pool": lower_pool,
     "lstm_cell": lower_lstm_cell,
+    "collective": lower_collective,
 }
 
 #: kind of operator → the storage that its weight (the second input) gets when no other kind or shape of operator reads it.

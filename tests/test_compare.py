@@ -39,9 +39,9 @@ def test_every_output_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["compare-gpt2-decode.png"]
 
 
-def test_tensor_parallel_is_for_the_gpus_of_a_comparison() -> None:
+def test_tensor_parallel_is_for_every_machine_of_a_comparison() -> None:
     found = compare(["h100-sxm", "hbm-npu"], tilesim.decode("gpt2", context=64), tensor_parallel=2)
-    assert [row.machine for row in found.rows] == ["2 × h100-sxm", "hbm-npu"]
+    assert [row.machine for row in found.rows] == ["2 × h100-sxm", "2 × hbm-npu"]
 
 
 @pytest.mark.parametrize("words", [["--arch", "h100-sxm"], ["--arch", "h100-sxm", "--arch", "h100-sxmm"]])

@@ -166,9 +166,9 @@ def test_options_that_make_no_sense_give_one_error(words: list[str], capsys: pyt
     assert "Traceback" not in captured.err
 
 
-def test_tensor_parallel_is_refused_on_an_npu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "64", "--tp", "2"]) == 2
-    assert "--tp" in capsys.readouterr().err
+def test_tensor_parallel_is_refused_without_links(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--arch", "tpu-v4i", "--model", "gpt2", "--phase", "decode", "--context", "64", "--tp", "2"]) == 2
+    assert "has no links to other devices" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("operator", [

@@ -1,0 +1,84 @@
+"""Links between devices: a topology, wired as a networkx graph, and the place where devices meet for a collective."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import networkx as nx
+import simpy
+from pydantic import Field
+
+from ..sim.config import Config
+from ..sim.units import BytesPerSecond, PicojoulesPerBit, Picoseconds
+from .collectives import plan
+
+if TYPE_CHECKING:
+    from .machine import MachineConfig
+
+
+class InterconnectConfig(Config):
+    """How devices of one kind are joined: a ring, or every one with every other. *bandwidth* is of each link, each way."""
+
+    topology: Literal["ring", "all_to_all"]
+    bandwidth_bytes_per_s: Annotated[BytesPerSecond, Field(gt=0)]
+    latency_ps: Annotated[Picoseconds, Field(ge=0)]
+    energy_pj_per_bit: PicojoulesPerBit
+
+    def graph(self, devices: int) -> nx.DiGraph[int]:
+        """Devices 0, 1, … and a directed edge (attribute ``wires``) for each link and way."""
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        graph.add_nodes_from(range(devices))
+        for device in range(devices):
+            others = {(device + 1) % devices, (device - 1) % devices} if self.topology == "ring" else set(range(devices))
+            graph.add_edges_from((device, other, {"wires": self}) for other in sorted(others - {device}))
+        return graph
+
+    def out_bytes_per_s(self, devices: int) -> float:
+        """What one of *devices* sends at most."""
+        return self.graph(devices).out_degree(0) * self.bandwidth_bytes_per_s
+
+
+def cluster(machine: MachineConfig, devices: int, port: str) -> nx.DiGraph[str]:
+    """*devices* instances of *machine*, parts named ``0.mxu``, ``1.mxu`` …, wired to each other at part *port*."""
+    graph: nx.DiGraph[str] = nx.DiGraph(name=f"{devices} × {machine.name}")
+    for device in range(devices):
+        one = machine.graph()
+        graph.add_nodes_from((f"{device}.{part}", data | {"device": device}) for part, data in one.nodes(data=True))
+        graph.add_edges_from((f"{device}.{a}", f"{device}.{b}", data) for a, b, data in one.edges(data=True))
+    if machine.interconnect is not None:
+        for a, b, data in machine.interconnect.graph(devices).edges(data=True):
+            graph.add_edge(f"{a}.{port}", f"{b}.{port}", **data)
+    return graph
+
+
+class Fabric:
+    """Where devices meet: a collective begins when all that are simulated have come to it, and ends for all at once.
+
+    *simulated* of *devices* equal ones are simulated: all, or one that stands for them.
+    """
+
+    def __init__(self, env: simpy.Environment, wires: InterconnectConfig, devices: int, simulated: int) -> None:
+        self.env, self.wires, self.devices, self.simulated = env, wires, devices, simulated
+        self.link_bytes = 0                                          # over all links of all devices
+        self.sent: list[tuple[str, int]] = []                        # (collective, bytes of the buffer), in order
+        self.algorithms: dict[str, int] = {}                         # how often each was the fastest
+        self._waiting: dict[Hashable, list[simpy.Event]] = {}
+
+    def meet(self, key: Hashable, function: str, nbytes: int) -> simpy.Event:
+        """The end of collective *key* over buffers of *nbytes*."""
+        waiting = self._waiting.setdefault(key, [])
+        ended = self.env.event()
+        waiting.append(ended)
+        if len(waiting) == self.simulated:
+            self.env.process(self._carry(self._waiting.pop(key), function, nbytes))
+        return ended
+
+    def _carry(self, waiting: list[simpy.Event], function: str, nbytes: int) -> Generator[simpy.Event, Any, None]:
+        chosen = plan(function, nbytes, self.devices, self.wires)
+        self.link_bytes += chosen.link_bytes
+        self.sent.append((function, nbytes))
+        self.algorithms[chosen.algorithm] = self.algorithms.get(chosen.algorithm, 0) + 1
+        yield self.env.timeout(chosen.duration_ps)
+        for ended in waiting:
+            ended.succeed()
