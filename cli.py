@@ -93,8 +93,8 @@ def _add_run(commands: Any) -> None:
 
 def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="MODEL|FILE",
-                        help="a shipped model (tilesim list models), a Hugging Face config.json, a YAML of layers, or a "
-                             "SCALE-Sim topology.csv")
+                        help="a shipped model (tilesim list models), a Hugging Face config.json, a YAML of layers, a "
+                             "SCALE-Sim topology.csv, or an ONNX file (tilesim[onnx])")
     parser.add_argument("--phase", choices=("prefill", "decode"), help="of a transformer; a network of layers has none")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences or items (default 1)")
     parser.add_argument("--prompt", type=int, metavar="N", help="prefill: tokens of each sequence (default 512)")

@@ -44,15 +44,18 @@ class VectorConfig(Config):
 
 #: function → (simple operations, special operations) per element of its first read. Counted from the arithmetic:
 #: rmsnorm: square-accumulate, then times 1/rms, times weight; layernorm: sum, centred square-accumulate (2), then
-#: subtract, scale, times weight, plus bias; softmax: max, subtract, exp, sum, times 1/sum; silu: sigmoid (exp, reciprocal)
-#: and two multiplies; gelu by tanh: cubic polynomial (4), tanh, 2; rope: two multiplies and an add, and a pair swap;
-#: dequantize: unpack, times scale; quantize: largest magnitude of the group, times 1/scale, pack.
+#: subtract, scale, times weight, plus bias; softmax: max, subtract, exp, sum, times 1/sum; sigmoid: exp, add, reciprocal;
+#: silu: sigmoid (its add in the reciprocal) and two multiplies; gelu by tanh: cubic polynomial (4), tanh, 2; rope: two
+#: multiplies and an add, and a pair swap; dequantize: unpack, times scale; quantize: largest magnitude of the group, times
+#: 1/scale, pack.
 FUNCTION_OPS: dict[str, tuple[int, int]] = {
     "copy": (1, 0),
     "add": (1, 0),
     "mul": (1, 0),
     "scale": (1, 0),
     "relu": (1, 0),
+    "sigmoid": (1, 2),
+    "tanh": (0, 1),
     "silu": (2, 2),
     "gelu": (6, 1),
     "gelu_tanh": (6, 1),

@@ -163,6 +163,8 @@ FUNCTIONS: dict[str, Function] = {
     "add": _plain(lambda a, b: a + b),
     "mul": _plain(lambda a, b: a * b),
     "relu": _plain(_relu),
+    "sigmoid": _plain(_sigmoid),
+    "tanh": _plain(np.tanh),
     "silu": _plain(_silu),
     "gelu": _plain(_gelu),
     "gelu_tanh": _plain(_gelu_tanh),

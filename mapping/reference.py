@@ -83,6 +83,8 @@ def _erf(x: Array) -> Array:
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda x: np.where(x > 0, x, 0.0),
+    "sigmoid": lambda x: np.asarray(0.5 * (1 + np.tanh(x / 2))),
+    "tanh": lambda x: np.asarray((np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),
     "silu": lambda x: np.asarray(x * (1 / (1 + np.exp(-x)))),
     "gelu": lambda x: np.asarray(x * (1 + _erf(x / math.sqrt(2))) / 2),
     "gelu_tanh": lambda x: np.asarray(x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2),

@@ -20,6 +20,8 @@ from ..sim.yaml_reader import find_named
 from .graph import GraphBuilder, OperatorGraph
 from .images import Convolution, Pool, output_extent
 from .model import MODELS_FOLDER
+from .onnx_graph import lower_onnx
+from .onnx_reader import OnnxConfig, read_onnx
 from .operators import Gemm
 from .recurrent import LstmFormats, add_lstm_layer
 from .scalesim import ConvLayer, GemmLayer, read_layers
@@ -128,7 +130,7 @@ class TopologyConfig(Config):
 class Inference(Config):
     """One pass of *batch* items through a network."""
 
-    model: NetworkConfig | TopologyConfig
+    model: NetworkConfig | TopologyConfig | OnnxConfig
     batch: int
     weights: DType
     activations: DType
@@ -147,19 +149,26 @@ class Inference(Config):
         """The operator graph of the pass."""
         if isinstance(self.model, TopologyConfig):
             return _lower_topology(self.model, self.batch, self.weights, self.activations)
+        if isinstance(self.model, OnnxConfig):
+            return lower_onnx(self.model, self.weights, self.activations)
         return _Lowering(self.model, self.batch, self.weights, self.activations).lower()
 
 
 def is_network(model: str) -> bool:
-    """Whether *model* names a network of layers: a shipped YAML, a YAML file or a topology CSV."""
+    """Whether *model* names a network of layers: a shipped YAML, a YAML file, a topology CSV or an ONNX file."""
     path = Path(model)
-    return path.suffix in (".yaml", ".yml", ".csv") or (MODELS_FOLDER / f"{model}.yaml").is_file()
+    return path.suffix in (".yaml", ".yml", ".csv", ".onnx") or (MODELS_FOLDER / f"{model}.yaml").is_file()
 
 
-def load_network(model: str | Path | NetworkConfig | TopologyConfig) -> NetworkConfig | TopologyConfig:
-    """The network that *model* means: a value as it is, a shipped name, a YAML file, or a SCALE-Sim topology CSV."""
-    if isinstance(model, NetworkConfig | TopologyConfig):
+def load_network(
+    model: str | Path | NetworkConfig | TopologyConfig | OnnxConfig, batch: int = 1,
+) -> NetworkConfig | TopologyConfig | OnnxConfig:
+    """The network that *model* means: a value as it is, a shipped name, a YAML file, a SCALE-Sim topology CSV, or an ONNX file,
+    whose open batch is *batch*."""
+    if isinstance(model, NetworkConfig | TopologyConfig | OnnxConfig):
         return model
+    if str(model).endswith(".onnx"):
+        return read_onnx(Path(model), batch)
     if str(model).endswith(".csv"):
         path = Path(model)
         return TopologyConfig(name=path.stem, layers=read_layers(path))
@@ -171,15 +180,16 @@ def load_network(model: str | Path | NetworkConfig | TopologyConfig) -> NetworkC
 
 
 def inference(
-    model: str | Path | NetworkConfig | TopologyConfig, batch: int = 1, *, dtype: str = "bf16", weights: str | None = None,
-    activations: str | None = None,
+    model: str | Path | NetworkConfig | TopologyConfig | OnnxConfig, batch: int = 1, *, dtype: str = "bf16",
+    weights: str | None = None, activations: str | None = None,
 ) -> Inference:
-    """One pass of *batch* items through a network of layers (a shipped name, a YAML file, a SCALE-Sim topology CSV)."""
+    """One pass of *batch* items through a network (a shipped name, a YAML file, a SCALE-Sim topology CSV, an ONNX file)."""
+    batch = positive_count("batch", batch)
     acts = parse_dtype(activations or dtype)
     if acts.group:
         raise ConfigError(f"activations are {acts.name!r}; group scales are for weights", key="activations", value=acts.name,
                           mend="state --activations, for instance bf16")
-    return Inference(model=load_network(model), batch=positive_count("batch", batch), weights=parse_dtype(weights or dtype),
+    return Inference(model=load_network(model, batch), batch=batch, weights=parse_dtype(weights or dtype),
                      activations=acts)
 
 
