@@ -14,7 +14,7 @@ from ..sim import config as config_reader
 from ..sim import yaml_reader
 from ..sim.errors import ConfigError
 from .contract import Row, ValidationResult, compare, skip, summarise
-from .energy_cases import Case, Cases, Quantities
+from .energy_cases import Case, Cases, Quantities, Unpredicted
 
 SHIPPED = Path(__file__).parent / "data" / "anchors.yaml"
 DECLARED = Path(__file__).parent.parent / "configs" / "anchors.yaml"
@@ -78,6 +78,8 @@ def _compared(anchor: dict[str, Any], declared: dict[str, Case], path: Path) -> 
         if ours is None or quantity not in ours:
             # A figure of others' that no run of ours gives (Horowitz beside CACTI) is an input, not a prediction.
             reason = "nothing of ours is declared for this anchor" if ours is None else "no quantity of what is run for this anchor"
+            if isinstance(case, Unpredicted):
+                reason = case.reason
             yield skip(f"{name}/{quantity}", name, middle, reason)
             continue
         # A range is its own tolerance; a quantity without one of its own (such as a quotient of two others) takes the widest.

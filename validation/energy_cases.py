@@ -169,7 +169,18 @@ class ArrayPower(Config):
         return {"idle_w": idle_w, "busy_w": idle_w + macs_w + accesses_w}
 
 
-Case = DramStream | DramPath | SramRead | GpuKernel | GpuRates | ArrayPower
+class Unpredicted(Config):
+    """An anchor that nothing here can predict, and why."""
+
+    type: Literal["unpredicted"]
+    reason: str
+
+    def run(self) -> Quantities:
+        """Nothing."""
+        return {}
+
+
+Case = DramStream | DramPath | SramRead | GpuKernel | GpuRates | ArrayPower | Unpredicted
 
 
 class Cases(Config):
