@@ -28,11 +28,18 @@ def moe(
     active: ArrayLike | None = None, dtype: str = "bf16", l2_warm: ArrayLike = False,
 ) -> KernelTime:
     """One MoE FFN layer: *tokens* × *hidden* in, experts of *width*; *active* experts if known, else the expected number."""
+    return run(gpu, moe_work(gpu, tokens, width, hidden, experts, top_k, active=active, dtype=dtype, l2_warm=l2_warm))
+
+
+def moe_work(
+    gpu: Gpu, tokens: ArrayLike, width: ArrayLike, hidden: ArrayLike, experts: ArrayLike, top_k: ArrayLike, *,
+    active: ArrayLike | None = None, dtype: str = "bf16", l2_warm: ArrayLike = False,
+) -> KernelWork:
     tokens, width, hidden, experts, top_k, warm = (
         np.atleast_1d(np.asarray(a, dtype=float)) for a in np.broadcast_arrays(tokens, width, hidden, experts, top_k, l2_warm))
     hit = np.minimum(np.ceil(expected_active(experts, top_k, tokens)), experts) if active is None else np.atleast_1d(
         np.asarray(active, dtype=float))
-    return run(gpu, _layer_work(gpu, tokens, width, hidden, hit, tokens * top_k, dtype, warm))
+    return _layer_work(gpu, tokens, width, hidden, hit, tokens * top_k, dtype, warm)
 
 
 def _layer_work(

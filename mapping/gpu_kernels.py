@@ -6,7 +6,8 @@ of its own, as in TensorRT-LLM and vLLM with CUDA graphs.
 
 Tensor parallel (Shoeybi et al., Megatron-LM, 2019, arXiv:1909.08053, §3) follows from the graph: a product of a whole input
 is divided by columns and leaves its output divided; a product of a divided input is divided along its reduction, and an
-all-reduce makes its output whole; what lies between works on its own part.
+all-reduce makes its output whole; what lies between works on its own part. Every rank routes all tokens and holds its share of
+each expert's width, so that a layer of experts ends in an all-reduce as well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..sim.errors import ConfigError
+from ..workloads.experts import Experts
 from ..workloads.graph import OperatorGraph, program_order
 from ..workloads.operators import Attention, Gemm, KvAppend, Operator
 from ..workloads.vector import Elementwise, Norm, Rope
@@ -55,11 +57,12 @@ def kernels_of(graph: OperatorGraph, ranks: int = 1) -> tuple[Kernel, ...]:
 def _kernel(group: list[Operator], ranks: int, divided: set[str], appended: dict[str, int]) -> Kernel:
     first = group[0]
     has_part = any(tensor.name in divided for tensor in first.inputs)
-    is_divided = ranks > 1 and (has_part or isinstance(first, Gemm | Attention))
+    is_routing = first.group == "router"
+    is_divided = ranks > 1 and not is_routing and (has_part or isinstance(first, Gemm | Attention | Experts))
     if is_divided:
         for op in group:
             _check_divides(op, ranks)
-    splits_reduction = is_divided and has_part and isinstance(first, Gemm)
+    splits_reduction = is_divided and (isinstance(first, Experts) or (has_part and isinstance(first, Gemm)))
     if is_divided and not splits_reduction:
         divided.update(tensor.name for op in group for tensor in op.outputs)
     outputs = [tensor for op in group for tensor in op.outputs]
@@ -88,6 +91,9 @@ def _external_reads(op: Operator, appended: dict[str, int]) -> int:
 
 
 def _check_divides(op: Operator, ranks: int) -> None:
+    if isinstance(op, Experts) and op.intermediate % ranks:
+        raise ConfigError(f"{op.name} has experts of width {op.intermediate}, which {ranks} GPUs cannot share evenly", key="--tp",
+                          value=ranks, mend=f"use a tensor-parallel degree that divides {op.intermediate}")
     if isinstance(op, Attention) and (op.heads % ranks or op.kv_heads % ranks):
         raise ConfigError(f"{op.name} has {op.heads} heads and {op.kv_heads} KV heads, which {ranks} GPUs cannot share evenly",
                           key="--tp", value=ranks, mend=f"use a tensor-parallel degree that divides {op.kv_heads}")

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arch import gpu_attention, gpu_gemm, gpu_vector
+from ..arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
 from ..arch.gpu_config import Gpu
 from ..arch.gpu_kernel import KernelWork
 from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.units import ceil_div
+from ..workloads.experts import Experts
 from ..workloads.operators import Attention, Embedding, Gemm, KvAppend, Operator, SelectLast
 from ..workloads.vector import Elementwise, Norm, Rope, Softmax
 from .gpu_kernels import Kernel
@@ -47,9 +48,9 @@ def signature(kernel: Kernel) -> Hashable:
             tuple(op.signature for op in kernel.operators))
 
 
-def matmul_format(op: Gemm) -> str:
+def matmul_format(op: Gemm | Experts) -> str:
     """The format of the library's kernel for *op*; a ConfigError when there is none for the pair."""
-    weights, activations = _plain(op.inputs[1].dtype), _plain(op.inputs[0].dtype)
+    weights, activations = _plain(op.inputs[2 if isinstance(op, Experts) else 1].dtype), _plain(op.inputs[0].dtype)
     if weights == activations and weights in _SAME:
         return weights
     if (weights, activations) in _MIXED:
@@ -61,7 +62,7 @@ def matmul_format(op: Gemm) -> str:
 
 def compute_format(op: Operator) -> str:
     """The format in which the products of *op* are multiplied."""
-    if isinstance(op, Gemm):
+    if isinstance(op, Gemm | Experts):
         return matmul_format(op)
     name = _plain(op.inputs[0].dtype)
     return name if name in _SAME else "fp32"
@@ -86,6 +87,13 @@ def _gemm(gpu: Gpu, kernel: Kernel) -> KernelWork:
     else:
         n = ceil_div(n, kernel.parts)
     return gpu_gemm.gemm_work(gpu, op.m, n, k, batch=op.batch, dtype=matmul_format(op))
+
+
+def _experts(gpu: Gpu, kernel: Kernel) -> KernelWork:
+    op = kernel.first
+    assert isinstance(op, Experts)
+    return gpu_moe.moe_work(gpu, op.rows, op.intermediate // kernel.parts, op.hidden, op.experts, op.top_k,
+                            active=op.active_experts, dtype=matmul_format(op))
 
 
 def _attention(gpu: Gpu, kernel: Kernel) -> KernelWork:
@@ -142,6 +150,7 @@ def _norm(gpu: Gpu, kernel: Kernel) -> KernelWork:
 _WORK: dict[type[Operator], Callable[[Gpu, Kernel], KernelWork]] = {
     Gemm: _gemm,
     Attention: _attention,
+    Experts: _experts,
     Norm: _norm,
     Elementwise: _elementwise,
     Softmax: _vector("softmax", lambda op: int(op.rows), lambda op: int(op.cols)),

@@ -127,6 +127,48 @@ def test_tensor_parallel_reduces_twice_in_a_layer_and_gathers_logits_once() -> N
     assert len(exchanges) == 2 * TINY.layers + 1
 
 
+TINY_EXPERTS = TINY.model_copy(update={"name": "tiny-experts", "experts": 16, "top_k": 2})
+
+
+@few
+@given(board=boards, batch=st.integers(1, 300), ranks=st.sampled_from([1, 2, 4]))
+def test_a_mixture_of_experts_keeps_the_laws(board: str, batch: int, ranks: int) -> None:
+    workload = tilesim.decode(TINY_EXPERTS, context=200, batch=batch)
+    check_laws(tilesim.simulate(board, workload, tensor_parallel=ranks), workload.lower())
+
+
+def test_ranks_route_alike_and_reduce_the_experts_results_once() -> None:
+    kernels = {k.name: k for k in kernels_of(tilesim.decode(TINY_EXPERTS, context=64, batch=3).lower(), 4)}
+    router, experts = kernels["layers.0.mlp.router"], kernels["layers.0.mlp.experts"]
+    assert (router.parts, router.collective) == (1, None)
+    assert (experts.parts, experts.collective, experts.message_bytes) == (4, "allreduce", 3 * TINY.hidden * 2)
+
+
+def test_experts_without_a_token_are_not_read() -> None:
+    def weight_bytes(batch: int) -> int:
+        layer = next(k for k in kernels_of(tilesim.decode(TINY_EXPERTS, context=64, batch=batch).lower())
+                     if k.name == "layers.0.mlp.experts")
+        return layer.external_read_bytes
+
+    expert_bytes = 3 * TINY.hidden * TINY.intermediate * 2
+    assert weight_bytes(1) == 2 * expert_bytes
+    assert weight_bytes(1000) == 16 * expert_bytes
+
+
+def test_a_machine_without_kernels_for_experts_says_so() -> None:
+    with pytest.raises(ConfigError, match="no lowering for kind 'experts'"):
+        tilesim.simulate("hbm-npu", tilesim.decode(TINY_EXPERTS, context=64))
+
+
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (2, 32), (4, 256)])
+def test_a_step_through_experts_equals_that_of_the_validated_whole_models(ranks: int, batch: int) -> None:
+    """4 %: as for dense models, and the norms of q and k, which the validated step ignores."""
+    ours = tilesim.simulate("h200-sxm", tilesim.decode("qwen3-30b-a3b", context=1500, batch=batch), tensor_parallel=ranks)
+    theirs = step(find_gpu("h200-sxm"), SHAPES["qwen3-30b-a3b"], Engine(0.0, "graph", "bf16", "bf16"), batch=batch, q_len=1,
+                  kv_len=1500, ranks=ranks)
+    assert ours.seconds == pytest.approx(theirs.seconds, rel=0.06)
+
+
 @pytest.mark.parametrize(("ranks", "batch", "q_len"), [(1, 1, 1), (1, 32, 1), (1, 1, 1024), (2, 16, 1), (8, 2, 512)])
 def test_step_equals_that_of_the_validated_whole_models(ranks: int, batch: int, q_len: int) -> None:
     """3 %: the validated step ignores the cache write, the logits' exchange, and norm weights, and has one norm more."""

@@ -149,6 +149,7 @@ def _layer(gpu: Gpu, shape: Shape, engine: Engine, batch: int, q_len: int, kv_le
         vector("add_rmsnorm", shape.hidden),
     ]
     if shape.experts:
+        kernels.append(gpu_gemm.gemm(gpu, tokens, shape.experts, shape.hidden, dtype="fp16"))       # the router
         kernels.append(gpu_moe.moe(gpu, tokens, width, shape.hidden, shape.experts, shape.top_k, dtype=dtype))
     else:
         kernels += [linear(up, shape.hidden), vector("gated_activation" if shape.gated else "activation", width),

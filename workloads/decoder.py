@@ -1,4 +1,4 @@
-"""Lower a dense decoder-only transformer to its operators, one forward pass over the new tokens of each sequence.
+"""Lower a decoder-only transformer to its operators, one forward pass over the new tokens of each sequence.
 
 Activations are two-dimensional, ``[rows, cols]`` with rows = batch · new tokens, sequence by sequence. The projections of q,
 k and v, and of gate and up, are operators of their own, as in the published checkpoints; one matrix holds the same weights
@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from ..sim.dtypes import DTYPES, DType
+from .experts import Experts
 from .graph import GraphBuilder, OperatorGraph
 from .model import ModelConfig
 from .operators import Attention, Embedding, Gemm, KvAppend, SelectLast
@@ -112,6 +113,9 @@ class _Lowering:
     def _mlp(self, x: Tensor, layer: int) -> Tensor:
         model, at = self.model, f"layers.{layer}.mlp"
         normed = self._norm(f"{at}.norm", x, layer)
+        if model.experts:
+            down = self._experts(at, normed, layer)
+            return self._elementwise(f"{at}.residual", "add", (x, down), layer, "mlp")
         if model.mlp == "gated":
             gate = self._gemm(f"{at}.gate", normed, model.intermediate, model.mlp_bias, layer, "mlp")
             up = self._gemm(f"{at}.up", normed, model.intermediate, model.mlp_bias, layer, "mlp")
@@ -121,6 +125,18 @@ class _Lowering:
             inner = self._elementwise(f"{at}.activation", model.activation, (up,), layer, "mlp")
         down = self._gemm(f"{at}.down", inner, model.hidden, model.mlp_bias, layer, "mlp")
         return self._elementwise(f"{at}.residual", "add", (x, down), layer, "mlp")
+
+    def _experts(self, at: str, normed: Tensor, layer: int) -> Tensor:
+        model, run = self.model, self.run
+        scores = self._gemm(f"{at}.router", normed, model.experts, False, layer, "router")
+        inward, outward = (model.experts, model.hidden, model.intermediate), (model.experts, model.intermediate, model.hidden)
+        weights = tuple(self._weight(f"{at}.experts.{name}.weight", shape, run.weights)
+                        for name, shape in (("gate", inward), ("up", inward), ("down", outward)))
+        out = self._activation(f"{at}.experts", model.hidden)
+        self.builder.add(Experts(name=f"{at}.experts", inputs=(normed, scores, *weights), outputs=(out,), layer=layer, group="mlp",
+                                 rows=run.rows, hidden=model.hidden, intermediate=model.intermediate, experts=model.experts,
+                                 top_k=model.top_k, function=f"{model.activation}_mul"))
+        return out
 
     def _head(self, x: Tensor, table: Tensor) -> None:
         run, model = self.run, self.model

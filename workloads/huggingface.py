@@ -30,6 +30,10 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "num_experts": (0, None),
     "num_local_experts": (0, None),
     "n_routed_experts": (0, None),
+    "n_shared_experts": (0, None),
+    "shared_expert_intermediate_size": (0, None),
+    "decoder_sparse_step": (1, None),
+    "mlp_only_layers": ([], None),
 }
 
 
@@ -87,6 +91,14 @@ def _gpt2(keys: _Keys, name: str) -> ModelConfig:
     )
 
 
+class _ExpertKeys(NamedTuple):
+    """Where a family says how many experts there are, how many a token takes, and how wide one is."""
+
+    experts: str
+    top_k: str
+    width: str
+
+
 class _Traits(NamedTuple):
     """What the rotary, RMS-normed, gated families differ in; None for a default means that the key is required."""
 
@@ -96,6 +108,7 @@ class _Traits(NamedTuple):
     has_mlp_bias_key: bool = False
     qk_norm: bool = False
     window_default: int | None = None
+    experts: _ExpertKeys | None = None
     window_needs_switch: bool = False                   # ``use_sliding_window`` must be true, from ``max_window_layers`` on
 
 
@@ -118,13 +131,22 @@ def _decoder(keys: _Keys, name: str, family: str, traits: _Traits) -> ModelConfi
     attention_bias = traits.qkv_bias is None and keys.flag("attention_bias", False)
     return ModelConfig(
         name=name, family=family, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
-        intermediate=keys.count("intermediate_size"), vocab=keys.count("vocab_size"),
+        intermediate=keys.count(traits.experts.width if traits.experts else "intermediate_size"), vocab=keys.count("vocab_size"),
         max_positions=keys.count("max_position_embeddings"), mlp="gated", activation=keys.activation("hidden_act", "silu"),
         norm="rmsnorm", positions="rotary", qkv_bias=bool(traits.qkv_bias) or attention_bias,
         attention_out_bias=attention_bias, mlp_bias=traits.has_mlp_bias_key and keys.flag("mlp_bias", False),
         qk_norm=traits.qk_norm, tied_embeddings=keys.flag("tie_word_embeddings", False),
-        window_tokens=window_tokens, first_window_layer=first_window_layer,
+        window_tokens=window_tokens, first_window_layer=first_window_layer, **_experts(keys, traits.experts),
     )
+
+
+def _experts(keys: _Keys, names: _ExpertKeys | None) -> dict[str, int]:
+    if names is None:
+        return {}
+    experts, top_k = keys.count(names.experts, most=MOST_LAYERS), keys.count(names.top_k)
+    if top_k > experts:
+        keys.refuse(names.top_k, f"there are {experts} experts ({names.experts})")
+    return {"experts": experts, "top_k": top_k}
 
 
 def _share(keys: _Keys, hidden: int, heads: int, heads_key: str, hidden_key: str) -> int:
@@ -161,6 +183,9 @@ _LLAMA = _Traits(kv_heads_default="heads", qkv_bias=None, has_mlp_bias_key=True)
 _MISTRAL = _Traits(window_default=4096)
 _QWEN2 = _Traits(qkv_bias=True, window_needs_switch=True)
 _QWEN3 = _Traits(qkv_bias=None, head_dim_default=128, qk_norm=True, window_needs_switch=True)
+_MIXTRAL = _MISTRAL._replace(experts=_ExpertKeys("num_local_experts", "num_experts_per_tok", "intermediate_size"))
+_QWEN3_MOE = _Traits(qkv_bias=None, qk_norm=True, window_needs_switch=True,
+                     experts=_ExpertKeys("num_experts", "num_experts_per_tok", "moe_intermediate_size"))
 
 FAMILIES: dict[str, Callable[[_Keys, str], ModelConfig]] = {
     "gpt2": _gpt2,
@@ -168,7 +193,11 @@ FAMILIES: dict[str, Callable[[_Keys, str], ModelConfig]] = {
     "mistral": lambda keys, name: _decoder(keys, name, "mistral", _MISTRAL),
     "qwen2": lambda keys, name: _decoder(keys, name, "qwen2", _QWEN2),
     "qwen3": lambda keys, name: _decoder(keys, name, "qwen3", _QWEN3),
+    "mixtral": lambda keys, name: _decoder(keys, name, "mixtral", _MIXTRAL),
+    "qwen3_moe": lambda keys, name: _decoder(keys, name, "qwen3_moe", _QWEN3_MOE),
 }
+#: Keys of :data:`HARMLESS` that a family does understand.
+_UNDERSTOOD = {"mixtral": ("num_local_experts",), "qwen3_moe": ("num_experts",)}
 
 
 def read_model(path: Path) -> ModelConfig:
@@ -178,7 +207,7 @@ def read_model(path: Path) -> ModelConfig:
     if not isinstance(family, str) or family not in FAMILIES:
         keys.refuse("model_type", "no model family known here", tuple(FAMILIES))
     for key, harmless in HARMLESS.items():
-        if keys.has(key) and keys.get(key) not in harmless:
+        if keys.has(key) and keys.get(key) not in harmless and key not in _UNDERSTOOD.get(family, ()):
             keys.refuse(key, f"a {family} with this key has shapes that are not modelled",
                         mend="remove the key if it is not meant")
     return FAMILIES[family](keys, path.resolve().parent.name if path.name == "config.json" else path.stem)

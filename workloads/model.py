@@ -21,11 +21,11 @@ Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS, strict=True)]
 
 
 class ModelConfig(Config):
-    """A dense decoder-only transformer: ``layers`` blocks of attention and MLP with a norm before each (pre-norm).
+    """A decoder-only transformer: ``layers`` blocks of attention and MLP with a norm before each (pre-norm).
 
     ``kv_heads`` = ``heads`` is multi-head attention, 1 multi-query, between them grouped-query. A ``gated`` MLP computes
     down(f(gate(x)) · up(x)), a ``plain`` one down(f(up(x))). ``window_tokens`` is a sliding attention window, of the layers
-    from ``first_window_layer`` on.
+    from ``first_window_layer`` on. With ``experts``, a router sends each token through ``top_k`` of so many gated MLPs.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ModelConfig(Config):
     heads: Count
     kv_heads: Count
     head_dim: Count
-    intermediate: Count
+    intermediate: Count                     # of each expert, where there are experts
     vocab: Count
     max_positions: Count
     mlp: Literal["gated", "plain"]
@@ -49,6 +49,8 @@ class ModelConfig(Config):
     tied_embeddings: bool = False
     window_tokens: Count | None = None
     first_window_layer: Annotated[int, Field(ge=0)] = 0
+    experts: Annotated[int, Field(ge=0, le=MOST_LAYERS, strict=True)] = 0
+    top_k: Annotated[int, Field(ge=0, strict=True)] = 0
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
@@ -56,6 +58,8 @@ class ModelConfig(Config):
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of elements")
+        if self.experts and not (1 <= self.top_k <= self.experts and self.mlp == "gated" and not self.mlp_bias):
+            raise ValueError(f"{self.experts} experts want a top_k of 1 to {self.experts} and gated MLPs without bias")
         return self
 
     @property
@@ -81,6 +85,7 @@ class ModelConfig(Config):
         matrices = 3 if self.mlp == "gated" else 2
         mlp = matrices * self.hidden * self.intermediate
         mlp += (matrices - 1) * self.intermediate + self.hidden if self.mlp_bias else 0
+        mlp = self.experts * (mlp + self.hidden) if self.experts else mlp       # with a row of the router each
         tables = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
         tables += self.max_positions * self.hidden if self.positions == "learned" else 0
         return self.layers * (attention + mlp + 2 * norm) + norm + tables

@@ -219,3 +219,21 @@ def test_a_file_cut_anywhere_is_refused_with_its_line(write: Write, cut: int) ->
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     assert "no such file" in str(error_of(tmp_path / "none.json"))
+
+
+MIXTRAL = LLAMA | {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 2}
+
+
+def test_experts_are_read_where_the_family_has_them(write: Write) -> None:
+    model = load_model(write(MIXTRAL))
+    assert (model.experts, model.top_k) == (8, 2)
+    assert load_model(write(LLAMA)).experts == 0
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"num_experts_per_tok": 9}, "there are 8 experts"),
+    ({"n_shared_experts": 1}, "shapes that are not modelled"),
+    ({"num_local_experts": 0}, "a positive whole number"),
+])
+def test_experts_that_cannot_be_are_refused_with_their_line(write: Write, changes: dict[str, object], words: str) -> None:
+    assert words in str(error_of(write(MIXTRAL | changes)))

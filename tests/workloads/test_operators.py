@@ -24,6 +24,7 @@ from tilesim.workloads import (
     program_order,
     single,
 )
+from tilesim.workloads.experts import Experts
 from tilesim.workloads.operators import causal_pairs
 
 BF16 = DTYPES["bf16"]
@@ -139,3 +140,19 @@ BAD_OPERATORS: list[tuple[Callable[[], object], str]] = [
 def test_an_operator_that_cannot_be_is_refused(build: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
         build()
+
+
+def test_experts_count_the_tokens_that_pass_and_the_weights_that_they_touch() -> None:
+    """Two of four experts a row, one row: two experts' matrices; many rows: all of them. MACs go with rows × top_k."""
+    def experts(rows: int) -> Experts:
+        x, out = (Tensor(name, (rows, 8), DTYPES["bf16"], "activation") for name in ("x", "out"))
+        scores = Tensor("scores", (rows, 4), DTYPES["bf16"], "activation")
+        weights = tuple(Tensor(name, (4, 8, 6), DTYPES["bf16"], "weight") for name in ("gate", "up", "down"))
+        return Experts(name="e", inputs=(x, scores, *weights), outputs=(out,), rows=rows, hidden=8, intermediate=6, experts=4,
+                       top_k=2)
+
+    assert experts(1).macs == 2 * 3 * 8 * 6
+    assert experts(50).macs == 50 * experts(1).macs
+    assert experts(1).read_bytes["weight"] == 2 * (3 * 8 * 6) * 2
+    assert experts(50).read_bytes["weight"] == 4 * (3 * 8 * 6) * 2
+    assert experts(1).vector_flops == 4 * (3 + 2) + 2 * 6 * 5 + 2 * 2 * 8
