@@ -28,12 +28,20 @@ class Channels:
         keys = np.arange(channels) if exact else phase
         kinds, first = np.unique(keys, return_index=True)
         self.members: list[Int64Array] = [np.flatnonzero(keys == kind) for kind in kinds]
+        self._note_members()
         self.states = tables.new_states(len(kinds))
         interval = int(tables.params[at.P_REFI])
         if interval > 0 and refresh_phases > 1:
             # The k-th of n groups begins k n-ths of an interval earlier, so that its bound on postponing holds too.
             self.states[:, at.S_NEXT_REFRESH] -= phase[first] * interval // refresh_phases
         self.descriptors = np.zeros((len(kinds), _FIRST_DESCRIPTORS, at.D_SIZE), np.int64)
+
+    def _note_members(self) -> None:
+        """The first member of each class, and for each channel the first member of its class."""
+        self._first = np.array([members[0] for members in self.members], np.int64)
+        self._stand_in = np.empty(self.total, np.int64)
+        for members in self.members:
+            self._stand_in[members] = members[0]
 
     @property
     def classes(self) -> int:
@@ -44,6 +52,9 @@ class Channels:
     ) -> None:
         """Queue the channel-local bursts [low, high) of each channel (rows) and range (columns) for row *transfer* of the table."""
         self._split(low, high, transfers)
+        if low.shape[1] == 1:
+            transfers[transfer] = self._submit_one(low[self._first, 0], high[self._first, 0], tick, write, transfer), 0
+            return
         made = 0
         for k, members in enumerate(self.members):
             start = low[members[0]]
@@ -59,11 +70,23 @@ class Channels:
             made += number
         transfers[transfer] = made, 0
 
+    def _submit_one(self, low: Int64Array, high: Int64Array, tick: int, write: bool, transfer: int) -> int:
+        """Queue one run of bursts for each class that has any; gives how many have."""
+        wanted = np.flatnonzero(high > low)
+        if int(self.states[:, at.S_DESC_TAIL].max()) == self.descriptors.shape[1]:
+            for k in wanted:
+                self._room(int(k), 1)
+        tail = self.states[wanted, at.S_DESC_TAIL]
+        count = (high - low)[wanted]
+        self.descriptors[wanted, tail] = descriptors(low[wanted], count, np.full_like(count, tick), write, transfer)
+        self.states[wanted, at.S_DESC_TAIL] = tail + 1
+        return len(wanted)
+
     def _split(self, low: Int64Array, high: Int64Array, transfers: Int64Array) -> None:
         """Part every class whose members are asked different things."""
         wanted = np.concatenate((low, high - low), axis=1)
         wanted[:, :low.shape[1]] *= high > low            # where nothing is wanted it does not matter from where
-        if (wanted == wanted[0]).all():
+        if (wanted == wanted[self._stand_in]).all():
             return
         for k in range(len(self.members)):
             members = self.members[k]
@@ -80,6 +103,7 @@ class Channels:
                     transfers[part[at.D_TRANSFER], at.X_LEFT] += len(parts) - 1
             self.states = np.concatenate((self.states, np.repeat(self.states[k:k + 1], len(parts) - 1, axis=0)))
             self.descriptors = np.concatenate((self.descriptors, np.repeat(self.descriptors[k:k + 1], len(parts) - 1, axis=0)))
+        self._note_members()
 
     def _room(self, k: int, number: int) -> int:
         """Where *number* more descriptors of class *k* go: finished ones are dropped, the table grows when it must."""

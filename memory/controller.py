@@ -68,7 +68,9 @@ def _check_options(standard: DramStandard, timing: Mapping[str, int], controller
                           key="controller.refresh", value="per_bank", allowed=("all_bank", "none"))
 
 
-def descriptors(start: Int64Array, count: Int64Array, tick: Int64Array, write: npt.NDArray[np.bool_], transfer: int) -> Int64Array:
+def descriptors(
+    start: Int64Array, count: Int64Array, tick: Int64Array, write: npt.NDArray[np.bool_] | bool, transfer: int,
+) -> Int64Array:
     """Descriptor rows of one channel: runs of *count* consecutive local bursts from *start*, seen from *tick* on."""
     rows = np.zeros((len(start), at.D_SIZE), np.int64)
     rows[:, at.D_START], rows[:, at.D_COUNT], rows[:, at.D_LEFT] = start, count, count
