@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..sim.config import Config
 from . import layout as at
 
+#: Options that a scheduler does not look at.
+_OF_BANKED = frozenset({"merge_reads", "bank_queue", "bank_queue_hit_cap", "drain_idle_above"})
+_WITHOUT_EFFECT = {
+    "fr-fcfs": _OF_BANKED,
+    "fcfs": _OF_BANKED | {"row_hits_first", "row_hit_cap"},
+    "banked": frozenset({"row_hits_first", "row_hit_cap", "page_policy", "page_timeout_cycles", "write_high_watermark",
+                         "write_low_watermark", "refresh_blocks_channel"}),
+}
 _SCHEDULERS = {"fr-fcfs": at.SCHED_READY, "fcfs": at.SCHED_IN_ORDER, "banked": at.SCHED_BANKED}
 
 
@@ -35,7 +43,18 @@ class ControllerConfig(Config):
     bank_queue: Annotated[int, Field(ge=1, le=64)] = 8   # scheduler banked: commands held for each bank
     bank_queue_hit_cap: Annotated[int, Field(ge=1)] = 4  # scheduler banked: hits after which a waiting miss closes the row
     drain_idle_above: Annotated[int, Field(ge=0)] = 8    # scheduler banked: drain so many writes when nothing else waits
-    pim_arbiter: Literal["exclusive", "interleave"] = "exclusive"
+
+    @model_validator(mode="after")
+    def _scheduler_knows_the_options(self) -> Self:
+        fields = type(self).model_fields
+        stated = {name for name in self.model_fields_set if getattr(self, name) != fields[name].default}
+        without = sorted(stated & _WITHOUT_EFFECT[self.scheduler])
+        if without:
+            raise ValueError(f"{', '.join(without)} would have no effect: the scheduler {self.scheduler!r} does not look at it; "
+                             f"leave it out, or take another scheduler ({', '.join(_SCHEDULERS)})")
+        if "page_timeout_cycles" in stated and self.page_policy != "timeout":
+            raise ValueError(f"page_timeout_cycles would have no effect: page_policy is {self.page_policy!r}; set it to 'timeout'")
+        return self
 
     def parameters(self) -> dict[int, int]:
         """The controller's part of the parameter array."""
@@ -54,7 +73,6 @@ class ControllerConfig(Config):
             at.P_PER_BANK: self.refresh == "per_bank",
             at.P_BANK_DEPTH: self.bank_queue if self.scheduler == "banked" else 1,
             at.P_DRAIN_IDLE: self.drain_idle_above, at.P_QUEUE_HIT_CAP: self.bank_queue_hit_cap,
-            at.P_ARBITER: self.pim_arbiter == "interleave",
         }
 
     def over(self, default: ControllerConfig) -> ControllerConfig:
