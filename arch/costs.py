@@ -90,17 +90,19 @@ class SegmentCosts:
             int, GemmCycles, int, int, int, tuple[tuple[str, int], ...]]:
         """A matmul on the arrays: SRAM words as its dataflow reads and writes them, each array for itself.
 
-        A convolution feeds its patches word by word from the image tile: no line buffer saves reads of overlapping windows.
+        A convolution feeds its patches word by word from the image tile: no line buffer saves reads of overlapping windows. Its
+        positions may be split over arrays, each part with its own copy of the weights.
         """
         a, b = record.reads[0], record.reads[1]
         c = record.writes[0]
+        parts = 1
         if record.function == "conv":
-            patches = record.params["patches"]
+            patches, parts = record.params["patches"], record.params["split"]
             m, k, n, batch = a.shape[0] * patches.positions, patches.elements(a.shape[-1]), b.shape[-1], 1
         else:
             m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
             batch = a.elements // (m * k)
-        gemm = gemm_cycles(m, k, n, self._mxu, batch)
+        gemm = gemm_cycles(-(-m // parts), k, n, self._mxu, batch * parts)
         dtypes = self._dtype(segment, a), self._dtype(segment, b)
         widest = max(dtypes, key=lambda dtype: dtype.bits)
         if widest.name not in self._mxu.mac_energy_pj:
@@ -109,7 +111,7 @@ class SegmentCosts:
         macs = batch * m * k * n
         words = gemm_accesses(m, k, n, rows=self._mxu.rows, cols=self._mxu.cols, dataflow=self._mxu.dataflow)
         added_to = m * n if record.params.get("accumulate") else 0
-        read_bytes = batch * (dtypes[0].bytes_for(words.input_reads) + dtypes[1].bytes_for(words.weight_reads)
+        read_bytes = batch * (dtypes[0].bytes_for(words.input_reads) + dtypes[1].bytes_for(parts * words.weight_reads)
                               + self._dtype(segment, c).bytes_for(words.output_reads + added_to))
         write_bytes = batch * self._dtype(segment, c).bytes_for(words.output_writes)
         return (gemm.total, gemm, macs, read_bytes, write_bytes, ((f"mac.{widest.name}", macs),))

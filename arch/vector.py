@@ -52,6 +52,7 @@ FUNCTION_OPS: dict[str, tuple[int, int]] = {
     "copy": (1, 0),
     "add": (1, 0),
     "mul": (1, 0),
+    "add_relu": (2, 0),
     "scale": (1, 0),
     "relu": (1, 0),
     "sigmoid": (1, 2),

@@ -162,6 +162,7 @@ FUNCTIONS: dict[str, Function] = {
     "scale": lambda reads, before, params: (reads[0] * params["factor"],),
     "add": _plain(lambda a, b: a + b),
     "mul": _plain(lambda a, b: a * b),
+    "add_relu": _plain(lambda a, b: _relu(a + b)),
     "relu": _plain(_relu),
     "sigmoid": _plain(_sigmoid),
     "tanh": _plain(np.tanh),

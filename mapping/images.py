@@ -85,8 +85,18 @@ def lower_conv(op: Operator, operands: tuple[Operand, ...], site: Site) -> Segme
     image, filters = operands[0], operands[1]
     if unit_of(op, (image.dtype, filters.dtype), site) == site.target.vpu:
         return _lower_depthwise(op, operands, site)
-    whole_units(filters.dtype, op.k if filters.layout is not None else op.group_filters, f"{op.name}: the filters")
+    whole_units(filters.dtype, op.k if filters.layout is not None else op.group_filters, f"{op.name}: the window of the filters")
     return _ConvLowering(op, operands, site).lower()
+
+
+def _split(positions: int, depth: int, width: int, site: Site) -> int:
+    """Into how many parts the positions of a tile are dealt, each with arrays and a copy of the filters of its own.
+
+    Few filters make fewer folds than there are arrays, or a last round of few; their positions can be divided instead.
+    """
+    array = site.target.array
+    return min(range(1, array.arrays + 1),
+               key=lambda parts: gemm_cycles(-(-positions // parts), depth, width, array, parts).total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +191,8 @@ class _ConvLowering:
         for k, depth in tiles(op.k, self.plan.tile.k):
             weights = self._filter_tile(group, k, depth, n, width)
             self.tiler.builder.compute(self.site.target.mxu, "conv", (image, weights), (total,), accumulate=k > 0,
-                                       patches=replace(patches, first=k, depth=depth))
+                                       patches=replace(patches, first=k, depth=depth),
+                                       split=_split(tile.positions, depth, width, self.site))
             if k == 0:
                 self._finish_pending()
         self._pending = lambda: self._epilogue(tile, group * op.group_filters + n, width, total)

@@ -95,6 +95,9 @@ def _elementwise(op: Operator, inputs: Sequence[Array], before: Sequence[Array])
     assert isinstance(op, Elementwise)
     if op.function in ("add", "mul"):
         return (inputs[0] + inputs[1] if op.function == "add" else inputs[0] * inputs[1],)
+    if op.function == "add_relu":
+        total = inputs[0] + inputs[1]
+        return (np.where(total > 0, total, 0.0),)
     gate = ACTIVATIONS[op.function.removesuffix("_mul")](inputs[0])
     return (gate * inputs[1] if op.arity == 2 else gate,)
 

@@ -119,8 +119,9 @@ class Compute:
     """One tile on a compute unit: ``writes[...] = function(reads..., **params)``.
 
     ``matmul`` reads A [..., m, k] and B [..., k, n] and writes C [..., m, n]; with ``accumulate`` it adds to C. ``conv`` is a
-    matmul whose A [m, k] is the ``patches`` of a tile of images (``sim/patches.py``). What each vector function means is
-    written once, in the functional interpreter; what it costs, in the unit that runs it.
+    matmul whose A [m, k] is the ``patches`` of a tile of images (``sim/patches.py``), its m in ``split`` parts on arrays of
+    their own. What each vector function means is written once, in the functional interpreter; what it costs, in the unit
+    that runs it.
     """
 
     unit: str

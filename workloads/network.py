@@ -293,12 +293,13 @@ class _Lowering:
         other = self._made[layer.plus][-1]
         if other.shape != x.shape:
             raise ConfigError(f"layer {layer.name!r} adds {list(x.shape[1:])} and {list(other.shape[1:])}", key="layers")
-        out = Tensor(f"{layer.name}.{'sums' if layer.activation else 'out'}", x.shape, self.activations,
-                     "activation" if layer.activation else role)
+        one_pass = layer.activation in (None, "relu")                     # the lanes add and clip on the way
+        out = Tensor(f"{layer.name}.{'out' if one_pass else 'sums'}", x.shape, self.activations,
+                     role if one_pass else "activation")
         cols = x.shape[-1]
-        self.builder.add(Elementwise(name=layer.name, inputs=(x, other), outputs=(out,), function="add", rows=x.elements // cols,
-                                     cols=cols, group="add"))
-        return self._activated(layer.name, layer.activation, out, role)
+        self.builder.add(Elementwise(name=layer.name, inputs=(x, other), outputs=(out,), function="add_relu" if layer.activation ==
+                                     "relu" else "add", rows=x.elements // cols, cols=cols, group="add"))
+        return self._activated(layer.name, None if one_pass else layer.activation, out, role)
 
     def _activated(self, name: str, activation: Activation | None, x: Tensor, role: Literal["output", "activation"]) -> Tensor:
         if activation is None:

@@ -7,7 +7,7 @@ Operands that a model would compute come from the host (``input``), weights and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ..sim.dtypes import DTYPES, DType, parse_dtype
@@ -84,7 +84,7 @@ def conv(
               "filter_width": filter_width, "stride": stride, "groups": groups, "batch": batch}
     height, width, channels, filters, filter_height, filter_width, stride, groups, batch = (
         positive_count(key, value) for key, value in counts.items())
-    if padding < 0:
+    if padding < 0 or not isinstance(padding, int):
         raise ConfigError(f"padding is {padding}; a whole number of at least 0 is wanted", key="padding", value=padding)
     for axis, extent, window in (("height", height, filter_height), ("width", width, filter_width)):
         if extent + 2 * padding < window:
@@ -129,7 +129,7 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], str, str], OperatorGraph]] = {
     "softmax": lambda o, stored, moved: softmax(o["rows"], o["cols"], activations=moved),
     "elementwise": lambda o, stored, moved: elementwise(o["function"], o["rows"], o["cols"], activations=moved),
     "conv": lambda o, stored, moved: conv(
-        o["height"], o["width"], o["channels"], o["filters"], filter_height=o["filter"][0], filter_width=o["filter"][-1],
+        o["height"], o["width"], o["channels"], o["filters"], **_window(o["filter"]),
         stride=o["stride"], padding=o["padding"], groups=o["groups"], batch=o["batch"], weights=stored, activations=moved),
     "lstm": lambda o, stored, moved: lstm(o["batch"], o["input"], o["hidden"], steps=o["steps"], layers=o["layers"],
                                           weights=stored, activations=moved),
@@ -156,6 +156,14 @@ def single_operator(kind: str, options: Mapping[str, Any]) -> tuple[OperatorGrap
         "operator": ops[0].kind if len(ops) == 1 else kind, "name": name,
         "operands": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype.name} for t in tensors],
     }
+
+
+def _window(extents: Sequence[int]) -> dict[str, int]:
+    """Height and width of a filter from one or two numbers."""
+    if len(extents) > 2:
+        raise ConfigError(f"--filter takes a height and a width; these are {len(extents)} numbers", key="--filter",
+                          value=list(extents))
+    return {"filter_height": extents[0], "filter_width": extents[-1]}
 
 
 def _rows(rows: int, cols: int, activations: str, operands: int) -> tuple[tuple[Tensor, ...], Tensor, DType]:

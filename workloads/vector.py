@@ -18,11 +18,12 @@ class Pointwise(NamedTuple):
 
 #: sigmoid(x) = 1 / (1 + exp(−x)); silu(x) = x · sigmoid(x);
 #: gelu(x) = ½ x (1 + erf(x / √2)); gelu_tanh(x) = ½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))
-#: (Hendrycks and Gimpel, 2016, arXiv:1606.08415, §2); f_mul(a, b) = f(a) · b is the gate of a GLU (Shazeer, 2020,
-#: arXiv:2002.05202).
+#: (Hendrycks and Gimpel, 2016, arXiv:1606.08415, §2); add_relu(a, b) = relu(a + b), a residual block's end; f_mul(a, b) =
+#: f(a) · b is the gate of a GLU (Shazeer, 2020, arXiv:2002.05202).
 POINTWISE: dict[str, Pointwise] = {
     "add": Pointwise(2, 1),
     "mul": Pointwise(2, 1),
+    "add_relu": Pointwise(2, 2),
     "relu": Pointwise(1, 1),
     "sigmoid": Pointwise(1, 3),
     "tanh": Pointwise(1, 1),

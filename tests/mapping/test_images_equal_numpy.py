@@ -173,3 +173,22 @@ def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
 def test_a_window_that_sees_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="wholly outside"):
         conv(sizes_of(8, 8, 3, 1) | {"out_height": 9}, 4, 8, 1)
+
+
+@pytest.mark.parametrize(("filters", "parts"), [(64, 2), (512, 1)])
+def test_few_filters_leave_arrays_to_positions(filters: int, parts: int) -> None:
+    """Four arrays of 128×128: 576×64 filters are five folds, two rounds of all positions; dealt to two parts, ten folds are three
+    rounds of half of them. 4608×512 filters fill every round."""
+    from tilesim.arch.machine import load_machine
+    from tilesim.arch.systolic import SystolicConfig, gemm_cycles
+    from tilesim.mapping.mapper import map_graph
+
+    machine = load_machine("hbm-npu")
+    channels = filters
+    program = map_graph(conv(sizes_of(28, 28, 3, 1, 1), channels, filters, 1), machine)
+    records = [r for r in program.steps[0].segment.records if getattr(r, "function", "") == "conv"]
+    assert {record.params["split"] for record in records} == {parts}
+    array = machine.only(SystolicConfig, "systolic")[1]
+    patches = records[0].params["patches"]
+    m, k, n = patches.positions, patches.depth, records[0].writes[0].shape[1]
+    assert gemm_cycles(-(-m // parts), k, n, array, parts).total <= gemm_cycles(m, k, n, array).total

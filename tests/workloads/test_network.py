@@ -105,11 +105,13 @@ def test_a_network_runs_and_obeys_its_bounds() -> None:
 
 def test_single_operators_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["conv", "14", "14", "32", "64", "--padding", "1", "--filter", "3", "5"],
-                  ["lstm", "8", "32", "32", "--steps", "2"]):
+                  ["conv", "14", "14", "6", "6", "--groups", "6"], ["lstm", "8", "32", "32", "--steps", "2"]):
         assert main(["op", *words, "--arch", "hbm-npu"]) == 0
         assert "roofline" in capsys.readouterr().out
     assert main(["op", "conv", "4", "4", "32", "64", "--arch", "hbm-npu", "--filter", "7"]) == 2
     assert "larger than the padded image" in capsys.readouterr().err
+    assert main(["op", "conv", "4", "4", "32", "64", "--arch", "hbm-npu", "--filter", "1", "2", "3"]) == 2
+    assert "a height and a width" in capsys.readouterr().err
 
 
 def test_operators_keep_the_program_order_of_layers() -> None:
