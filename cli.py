@@ -184,11 +184,14 @@ def _workload(arguments: argparse.Namespace) -> Workload | Inference:
 
 def _run(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
+    from .arch.families import find_machine
     from .run import simulate
 
     workload = _workload(arguments)
+    machine = find_machine(arguments.arch, tuple(arguments.sets))
+    _tell_cost(arguments, machine, workload.lower())
     with _Progress(arguments) as progress:
-        report = simulate(arguments.arch, workload, sets=tuple(arguments.sets), exact=arguments.exact,
+        report = simulate(machine, workload, exact=arguments.exact,
                           trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update,
                           tensor_parallel=arguments.tp)
     return _output(report, arguments, f"{workload.model.name}-{workload.phase}")
@@ -202,6 +205,7 @@ def _op(arguments: argparse.Namespace) -> int:
 
     graph, described = single_operator(arguments.kind, vars(arguments))
     machine = find_machine(arguments.arch, tuple(arguments.sets))
+    _tell_cost(arguments, machine, graph)
     with _Progress(arguments) as progress:
         report = run_graph(machine, graph, str(graph.graph["name"]), 0, described, exact=arguments.exact,
                            trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update,
@@ -243,6 +247,16 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     print(show_machine(find_machine(arguments.name, tuple(arguments.sets))), end="")
     return 0
+
+
+def _tell_cost(arguments: argparse.Namespace, machine: Any, graph: Any) -> None:
+    """Before an exact run: how much it will simulate, and about how long that takes."""
+    from .run import exact_cost
+    from .sim.units import si_text
+
+    cost = exact_cost(machine, graph) if arguments.exact and not arguments.quiet else None
+    if cost is not None:
+        print(f"exact: at least {cost[0]:,} DRAM bursts, about {si_text(cost[1], 's', 2)} of CPU time", file=sys.stderr)
 
 
 class _Progress:

@@ -34,6 +34,8 @@ from .workloads.phases import Workload
 
 #: Tensors that must cross the memory interface in any mapping; activations may stay on the chip.
 COMPULSORY_ROLES = ("weight", "kv", "input", "output")
+#: What exact runs of whole models reach on one core of a 2.5 GHz server (`make bench` prints both for the machine at hand).
+EXACT_BURSTS_PER_CPU_S = 2.0e6
 
 AttentionMapping = Literal["auto", "unfused", "flash"]
 
@@ -69,6 +71,17 @@ def run_graph(
         if options.asks_for(option):
             raise ConfigError(f"{option} makes no sense on {machine.name}: {reason}", key=option, mend=f"leave {option} out")
     return road.run(machine, graph, name, tokens, described, options)
+
+
+def exact_cost(machine: Machine, graph: OperatorGraph) -> tuple[int, float] | None:
+    """(DRAM bursts, CPU seconds) that an exact run takes at least, before it starts; None where no DRAM is simulated by command."""
+    memory = machine.main_memory()[1] if isinstance(machine, MachineConfig) else None
+    if not isinstance(memory, DramConfig):
+        return None
+    counts = totals(graph)
+    moved_bytes = sum(counts.external_read_bytes.values()) + sum(counts.external_written_bytes.values())
+    bursts = moved_bytes // memory.device.organisation.bytes_per_burst
+    return bursts, bursts / EXACT_BURSTS_PER_CPU_S
 
 
 @dataclass(frozen=True, slots=True)

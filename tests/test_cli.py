@@ -126,3 +126,12 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
     assert done.stderr == ""
     assert "gpt2" in done.stdout
+
+
+def test_exact_run_says_what_it_will_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    """A product of 64 × 512 × 256 in bf16 reads 294,912 bytes and writes 65,536: 11,264 bursts of 32 bytes."""
+    command = ["op", "--arch", "hbm-npu", "gemm", "64", "512", "256", "--exact", "--json", "-"]
+    assert main(command) == 0
+    assert "exact: at least 11,264 DRAM bursts" in capsys.readouterr().err
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
