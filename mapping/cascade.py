@@ -26,7 +26,7 @@ from typing import Literal
 
 from ..arch.einsum_arrays import WORD_BYTES, EinsumMachine
 from .flat import AttentionShape
-from .in_order import Channel, InOrderUnits, steady_total
+from .in_order import Carrier, Channel, InOrderUnits, Moment, Time, Units, latest, steady_total
 
 Design = Literal["binding", "architecture", "cascade"]
 TAYLOR_OPS = 7                        # exponential on a PE without an exp unit: 6 MACs and an add
@@ -76,22 +76,30 @@ class CascadeRun:
     tiling: Tiling
 
 
-def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> CascadeRun:
-    """Simulate the attention tile by tile; long regular stretches by their period (key tiles of a block, blocks)."""
+def run(
+    shape: AttentionShape, machine: EinsumMachine, design: Design, memory: Callable[[Layout], tuple[float, ...]] | None = None,
+    key_probe: tuple[int, int] | None = None,
+) -> CascadeRun:
+    """Simulate the attention tile by tile; long regular stretches by their period (key tiles of a block, blocks).
+
+    *memory*: what gives the ends of a layout's blocks in cycles; the flat memory of *machine* without. *key_probe*: key tiles of a
+    block that are simulated before a period is looked for, and in a period (which refresh wants long).
+    """
+    first_keys, key_stride = key_probe or (KEY_PROBE, 1)
     cut = tiling(shape, machine, design)
     period = _PERIODS[design]
     bytes_per_cycle = machine.memory.bytes_per_s / machine.clock_hz
     blocks = shape.heads * cut.blocks
-    block_tiles = min(cut.key_tiles, KEY_PROBE) * cut.resident
+    block_tiles = min(cut.key_tiles, first_keys) * cut.resident
     probe, stride = max(BLOCK_PROBE, -(-TILE_PROBE // block_tiles)), 1 if block_tiles > TILE_PROBE else SHORT_STRIDE
-    ends = {m: _block_ends(period, shape.e, shape.f, machine.n, bytes_per_cycle, cut.resident, m,
-                           slots(shape, machine, design, cut.resident), min(blocks, probe + 2 * stride))
-            for m in _probed(cut.key_tiles)}
+    ends = {m: (memory or _block_ends)(Layout(period, shape.e, shape.f, machine.n, bytes_per_cycle, cut.resident, m,
+                                              slots(shape, machine, design, cut.resident), min(blocks, probe + 2 * stride)))
+            for m in _probed(cut.key_tiles, first_keys, key_stride)}
 
     def block_end(block: int) -> float:
         if cut.key_tiles in ends:
             return ends[cut.key_tiles][block - 1]
-        return steady_total(lambda m: ends[m][block - 1], cut.key_tiles, KEY_PROBE)
+        return steady_total(lambda m: ends[m][block - 1], cut.key_tiles, first_keys, key_stride)
 
     tiles = shape.heads * cut.blocks * cut.key_tiles * cut.resident
     per_tile, per_query_tile = _BUSY[design](shape.e, shape.f, machine.n), shape.f
@@ -105,8 +113,8 @@ def run(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Cascad
     )
 
 
-def _probed(key_tiles: int) -> tuple[int, ...]:
-    return (key_tiles,) if key_tiles <= KEY_PROBE + 2 else tuple(KEY_PROBE + step for step in range(3))
+def _probed(key_tiles: int, first: int, stride: int) -> tuple[int, ...]:
+    return (key_tiles,) if key_tiles <= first + 2 * stride else tuple(first + step * stride for step in range(3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +143,23 @@ TileFunction = Callable[["_State", int, int], None]
 class _State:
     """The run so far: units, and when the values that later tasks wait for are ready, by resident query tile."""
 
-    def __init__(self, e: int, f: int, n: int, bytes_per_cycle: float, resident: int, slots: Slots) -> None:
-        self.units, self.channel, self.slots = InOrderUnits(), Channel(), slots
-        self.e, self.f, self.n, self.resident = e, f, n, resident
-        self.bytes_per_cycle = bytes_per_cycle
-        self.queries_in: dict[tuple[int, int], float] = {}    # (block, p): the q tile has arrived
-        self.queries_free: dict[tuple[int, int], float] = {}  # its space may be overwritten: the last QK that reads it ends
-        self.output_free: dict[tuple[int, int], float] = {}   # its output has been stored
-        self.keys_in: list[float] = []                # arrival of the K, V halves, in order
-        self.keys_free: list[float] = []              # end of the last task that reads them
+    def __init__(self, layout: Layout, units: Units, channel: Carrier) -> None:
+        self.units, self.channel, self.slots = units, channel, layout.slots
+        self.e, self.f, self.n, self.resident = layout.e, layout.f, layout.n, layout.resident
+        self.bytes_per_cycle = layout.bytes_per_cycle
+        self.queries_in: dict[tuple[int, int], Time] = {}    # (block, p): the q tile has arrived
+        self.queries_free: dict[tuple[int, int], Time] = {}  # its space may be overwritten: the last QK that reads it ends
+        self.output_free: dict[tuple[int, int], Time] = {}   # its output has been stored
+        self.keys_in: list[Time] = []                # arrival of the K, V halves, in order
+        self.keys_free: list[Time] = []              # end of the last task that reads them
         self.queue: list[tuple[int, int, int]] = []   # tiles (block, m, p) in the order of their QK
-        self.maximum_at: dict[int, float] = {}        # by tile number: when each value is ready
-        self.weights_at: dict[int, float] = {}
-        self.values_at: dict[int, float] = {}
-        self.correction_at: dict[int, float] = {}
+        self.maximum_at: dict[int, Time] = {}        # by tile number: when each value is ready
+        self.weights_at: dict[int, Time] = {}
+        self.values_at: dict[int, Time] = {}
+        self.correction_at: dict[int, Time] = {}
 
-    def transfer(self, words: int, after: tuple[float, ...]) -> float:
-        return self.channel.transfer(words * WORD_BYTES / self.bytes_per_cycle, after)
+    def transfer(self, words: int, after: tuple[Time, ...], *, write: bool = False) -> Time:
+        return self.channel.transfer(words * WORD_BYTES / self.bytes_per_cycle, after, write=write)
 
     def load_queries(self, block: int, p: int) -> None:
         self.queries_in[block, p] = self.transfer(
@@ -164,21 +172,42 @@ class _State:
         self.keys_in.append(self.transfer(self.n * (self.e + self.f), freed))
         self.keys_free.append(0.0)
 
-    def output_space(self, block: int, m: int, p: int) -> float:
+    def output_space(self, block: int, m: int, p: int) -> Time:
         """When the running output of a tile may be written: at once, or when a block that had its space is stored."""
         return self.output_free.get((block - self.slots.blocks, p), 0.0) if m == 0 else 0.0
 
-    def finish(self, block: int, p: int, ready: float) -> None:
+    def finish(self, block: int, p: int, ready: Time) -> None:
         """Divide the outputs of query tile p and store them."""
         divided = self.units.run("1d", self.f, (ready,))
-        self.output_free[block, p] = self.transfer(self.n * self.f, (divided,))
+        self.output_free[block, p] = self.transfer(self.n * self.f, (divided,), write=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The first *blocks* blocks of a run, of *key_tiles* key tiles each."""
+
+    period: TileFunction
+    e: int
+    f: int
+    n: int
+    bytes_per_cycle: float                # of the flat memory, in which transfers are stated
+    resident: int
+    key_tiles: int
+    slots: Slots
+    blocks: int
 
 
 @lru_cache(maxsize=256)
-def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: float, resident: int,
-                key_tiles: int, space: Slots, blocks: int) -> tuple[float, ...]:
-    """The ends of the first blocks of a run whose blocks have *key_tiles* key tiles."""
-    state = _State(e, f, n, bytes_per_cycle, resident, space)
+def _block_ends(layout: Layout) -> tuple[float, ...]:
+    """The ends of the blocks on a flat memory."""
+    ends = lay_out(layout, InOrderUnits(), Channel())
+    return tuple(end for end in ends if not isinstance(end, Moment))
+
+
+def lay_out(layout: Layout, units: Units, channel: Carrier) -> tuple[Time, ...]:
+    """Append the tasks and transfers of *layout*; gives the ends of its blocks."""
+    state, period, key_tiles, resident, blocks = (_State(layout, units, channel), layout.period, layout.key_tiles,
+                                                  layout.resident, layout.blocks)
     for block in range(blocks + 1 + 32 // (key_tiles * resident)):      # more than is asked for: each has others behind it
         for m in range(key_tiles):
             state.load_keys()
@@ -189,10 +218,10 @@ def _block_ends(period: TileFunction, e: int, f: int, n: int, bytes_per_cycle: f
                 period(state, len(state.queue) - 1, key_tiles)
     for flushed in range(2 * LAG):
         period(state, len(state.queue) + flushed, key_tiles)
-    return tuple(max(state.output_free[block, p] for p in range(resident)) for block in range(blocks))
+    return tuple(latest(*(state.output_free[block, p] for p in range(resident))) for block in range(blocks))
 
 
-def _scores(state: _State, tile: int, *, wait: tuple[float, ...] = ()) -> float:
+def _scores(state: _State, tile: int, *, wait: tuple[Time, ...] = ()) -> Time:
     """QK of a tile on the 2-D array; returns its end."""
     block, _, p = state.queue[tile]
     end = state.units.run("2d", state.e, (state.queries_in[block, p], state.keys_in[tile // state.resident], *wait))
@@ -243,7 +272,7 @@ def _one_at_a_time(state: _State, tile: int, key_tiles: int) -> None:
     products = units.run("2d", state.f)
     units.run("1d", state.f, (correction, summed, state.output_space(block, m, p)))           # SPNV
     output = units.run("1d", state.f)                                                        # RNV takes SLNV as it leaves
-    state.values_at = {tile: max(output, products)}
+    state.values_at = {tile: latest(output, products)}
     units.run("1d", 1, (summed,))                                                            # RD: beside the next tile's QK
     state.keys_free[tile // state.resident] = products
     if m == key_tiles - 1:

@@ -7,11 +7,12 @@ and AV one after the other over all heads, scores and weights going to memory an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arch.einsum_arrays import WORD_BYTES, EinsumMachine
 from .flat import AttentionShape, FlatMapping, traffic
-from .in_order import Channel, InOrderUnits, steady_total
+from .in_order import Carrier, Channel, InOrderUnits, Moment, Time, Units, steady_total
 
 SOFTMAX_OPS = 4                       # maximum, subtract and exp (pipelined: 1), sum, divide; exp and divide have units
 CHUNK_ROWS = 32                       # of n = 256: rows flow, whole tiles would wait for each other at the largest lengths
@@ -30,8 +31,21 @@ class AttentionRun:
     dram_bytes: float
 
 
-def run_flat(shape: AttentionShape, machine: EinsumMachine, mapping: FlatMapping) -> AttentionRun:
-    """FLAT under *mapping*."""
+#: Appends tasks and transfers, and gives the ends of chunks.
+Chunks = Callable[[Units, Carrier], list[Time]]
+
+
+def _on_flat_memory(chunks: Chunks) -> list[float]:
+    return [end for end in chunks(InOrderUnits(), Channel()) if not isinstance(end, Moment)]
+
+
+def run_flat(
+    shape: AttentionShape, machine: EinsumMachine, mapping: FlatMapping, memory: Callable[[Chunks], list[float]] = _on_flat_memory,
+    probe: tuple[int, int] = (PROBE, STRIDE),
+) -> AttentionRun:
+    """FLAT under *mapping*. *memory*: what gives the ends of chunks in cycles; the flat memory of *machine* without. *probe*:
+    chunks before a period is looked for, and in a period (which refresh wants long)."""
+    first, stride = probe
     n = machine.n
     moved = traffic(shape, mapping, machine)
     chunks = shape.heads * -(-shape.queries // CHUNK_ROWS)
@@ -45,25 +59,29 @@ def run_flat(shape: AttentionShape, machine: EinsumMachine, mapping: FlatMapping
     softmax_cycles = SOFTMAX_OPS * tile_share * shape.keys
     scores = shape.scores * WORD_BYTES * (1.0 if not mapping.scores_on_chip else moved.spilled)
     qk_in, av_in = moved.qk_bytes - scores, moved.av_bytes - scores
-    units, channel = InOrderUnits(), Channel()
-    loaded = [channel.transfer(qk_in * share) for _ in range(2)]
-    stored: list[float] = []
-    weighed: list[float] = []
-    ends: list[float] = []
-    for chunk in range(PROBE + 2 * STRIDE + AV_LAG + 1):
-        scored = units.run("2d", qk_cycles, (loaded[chunk],))
-        loaded.append(channel.transfer(qk_in * share, (scored,)))
-        stored.append(channel.transfer(scores * share, (scored,)))
-        weigh, finish = chunk - SOFTMAX_LAG, chunk - AV_LAG
-        if weigh >= 0:
-            read = channel.transfer(moved.softmax_bytes / 2 * share, (stored[weigh],))
-            weights = units.run("1d", softmax_cycles, (read,))
-            weighed.append(channel.transfer(moved.softmax_bytes / 2 * share, (weights,)))
-        if finish >= 0:
-            arrived = channel.transfer((scores + av_in) * share, (weighed[finish],))
-            ends.append(units.run("2d", av_cycles, (weighed[finish], arrived)))
+
+    def chunk_ends(units: Units, channel: Carrier) -> list[Time]:
+        loaded = [channel.transfer(qk_in * share) for _ in range(2)]
+        stored: list[Time] = []
+        weighed: list[Time] = []
+        found: list[Time] = []
+        for chunk in range(first + 2 * stride + AV_LAG + 1):
+            scored = units.run("2d", qk_cycles, (loaded[chunk],))
+            loaded.append(channel.transfer(qk_in * share, (scored,)))
+            stored.append(channel.transfer(scores * share, (scored,), write=True))
+            weigh, finish = chunk - SOFTMAX_LAG, chunk - AV_LAG
+            if weigh >= 0:
+                read = channel.transfer(moved.softmax_bytes / 2 * share, (stored[weigh],))
+                weights = units.run("1d", softmax_cycles, (read,))
+                weighed.append(channel.transfer(moved.softmax_bytes / 2 * share, (weights,), write=True))
+            if finish >= 0:
+                arrived = channel.transfer((scores + av_in) * share, (weighed[finish],))
+                found.append(units.run("2d", av_cycles, (weighed[finish], arrived)))
+        return found
+
+    ends = memory(chunk_ends)
     return AttentionRun(
-        cycles=steady_total(lambda i: ends[i - 1], chunks, PROBE, STRIDE),
+        cycles=steady_total(lambda i: ends[i - 1], chunks, first, stride),
         busy_2d=shape.scores * (shape.e + shape.f) / n**2,
         busy_1d=chunks * softmax_cycles,
         dram_bytes=moved.total_bytes,

@@ -8,6 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When all of some recorded tasks have ended, each plus a number of cycles; none of them: at once."""
+
+    after: frozenset[tuple[int, float]] = frozenset()             # (task, cycles)
+
+    def __add__(self, cycles: float) -> Moment:
+        return Moment(frozenset((task, before + cycles) for task, before in self.after))
+
+
+#: A time in cycles where tasks are timed as they are appended, a moment to come where they are only recorded.
+Time: TypeAlias = float | Moment
+
+
+def latest(*times: Time) -> Time:
+    """When all of *times* have come."""
+    moments = [time for time in times if isinstance(time, Moment)]
+    if moments:
+        return Moment(frozenset().union(*(moment.after for moment in moments)))
+    return max(time for time in times if not isinstance(time, Moment))
+
+
+class Units(Protocol):
+    """Where tasks are appended: see :class:`InOrderUnits`."""
+
+    def run(self, unit: str, cycles: float, after: Iterable[Time] = ()) -> Time:
+        """Append a task that waits for the times *after*; returns its end."""
+
+
+class Carrier(Protocol):
+    """Where transfers are appended: see :class:`Channel`."""
+
+    def transfer(self, cycles: float, after: Iterable[Time] = (), *, write: bool = False) -> Time:
+        """Append a transfer that takes *cycles* at the nominal rate; returns its end."""
 
 
 @dataclass(slots=True)
@@ -17,9 +54,9 @@ class InOrderUnits:
     free: dict[str, float] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
 
-    def run(self, unit: str, cycles: float, after: Iterable[float] = ()) -> float:
+    def run(self, unit: str, cycles: float, after: Iterable[Time] = ()) -> float:
         """Append a task that waits for the times *after*; returns its end."""
-        start = max(self.free.get(unit, 0.0), *after, 0.0)
+        start = max(self.free.get(unit, 0.0), *_floats(after), 0.0)
         self.free[unit] = start + cycles
         self.busy[unit] = self.busy.get(unit, 0.0) + cycles
         return start + cycles
@@ -40,9 +77,12 @@ class Channel:
         self._end = 0.0
         self._remembered = remembered
 
-    def transfer(self, cycles: float, after: Iterable[float] = ()) -> float:
-        """Carry a transfer of *cycles* once the times *after* have come; its bursts may be spread; returns its end."""
-        ready, left = max((0.0, *after)), cycles
+    def transfer(self, cycles: float, after: Iterable[Time] = (), *, write: bool = False) -> float:
+        """Carry a transfer of *cycles* once the times *after* have come; its bursts may be spread; returns its end.
+
+        A *write* takes as long as a read.
+        """
+        ready, left = max((0.0, *_floats(after))), cycles
         kept: list[tuple[float, float]] = []
         for start, end in self._gaps:
             begin = max(start, ready)
@@ -61,6 +101,14 @@ class Channel:
             self._gaps = [*self._gaps, (self._end, begin)][-self._remembered:]
         self._end = begin + left
         return self._end
+
+
+def _floats(times: Iterable[Time]) -> list[float]:
+    found = []
+    for time in times:
+        assert not isinstance(time, Moment), "tasks that are timed wait for nothing that is only recorded"
+        found.append(time)
+    return found
 
 
 #: How far two periods in a row may differ: the bound that shortened runs keep against exact ones.

@@ -19,18 +19,19 @@ from ..arch.einsum_arrays import BUFFER_LINE_WORDS, FLAT, FUSEMAX, WORD_BYTES, E
 from ..mapping.cascade import Design, run
 from ..mapping.cascade_energy import Actions, cascade_actions, energy_pj, flat_actions, linear_actions, unfused_actions
 from ..mapping.flat import AttentionShape, FlatMapping, best_mapping, traffic
-from ..mapping.flat_run import CHUNK_ROWS, AttentionRun, run_flat, run_unfused
+from ..mapping.flat_run import CHUNK_ROWS, SOFTMAX_OPS, AttentionRun, run_flat, run_unfused
 from ..sim.errors import ConfigError
 from .contract import Row, ValidationResult, compare, summarise
-from .fusemax_hbm import streamed_memory
+from .fusemax_hbm import KEY_PROBE, chunk_ends, chunk_probe, fits_the_loop, layout_ends, streamed_memory
 from .timeloop_elision import cascade_excess, flat_excess, softmax_excess
 
 COLUMNS = ("model", "seq_len", "design", "attn_latency_s")
 DESIGNS = ("unfused", "FLAT", "+cascade", "+architecture", "+binding(FuseMax)")
 QUANTITIES = {"attn_latency_s": "latency", "attn_energy_pJ": "energy", "attn_dram_bytes": "bytes", "util_2d": "util",
               "util_1d": "util", "linear_layers_latency_s": "latency:linear", "linear_layers_energy_pJ": "energy:linear"}
-MemoryKind = Literal["ideal", "hbm"]
-TOLERANCE_PCT: dict[MemoryKind, float] = {"ideal": 1.0, "hbm": 10.0}
+#: The artifact's flat memory; HBM simulated by command, as the rate at which it carries a design's stream or in the loop.
+MemoryKind = Literal["ideal", "hbm", "loop"]
+TOLERANCE_PCT: dict[MemoryKind, float] = {"ideal": 1.0, "hbm": 10.0, "loop": 10.0}
 #: Writes among a design's DRAM bytes: FuseMax's cascade stores one tensor of four; FLAT and unfused write scores and weights.
 WRITE_SHARE = {"unfused": 0.5, "FLAT": 0.5, "+cascade": 0.25, "+architecture": 0.25, "+binding(FuseMax)": 0.25}
 DATA = Path(__file__).parent / "data"
@@ -78,12 +79,13 @@ def point(model: str, seq_len: str, design: str, memory: MemoryKind = "ideal", o
     """
     shape = MODELS[model].attention(LENGTHS[seq_len])
     machine = FLAT if design in ("unfused", "FLAT", "+cascade") else FUSEMAX
-    if memory == "hbm":
+    in_the_loop = memory == "loop" and _fits_the_loop(model, seq_len, design)
+    if memory != "ideal" and not in_the_loop:
         # What moves at a time: rows of scores in unfused and FLAT, a tile of K or V in the cascade.
         words = {"unfused": machine.n * shape.keys, "FLAT": CHUNK_ROWS * shape.keys}
         tile_bytes = WORD_BYTES * words.get(design, machine.n * shape.e)
         machine = replace(machine, memory=streamed_memory(machine.memory.bytes_per_s, WRITE_SHARE[design], tile_bytes))
-    found, actions, excess_words = _attention(model, seq_len, shape, design, machine)
+    found, actions, excess_words = _attention(model, seq_len, shape, design, machine, in_the_loop)
     attention_pj = energy_pj(actions, machine.energies)
     if oddities:
         attention_pj += excess_words * machine.energies.buffer_read / BUFFER_LINE_WORDS
@@ -92,8 +94,20 @@ def point(model: str, seq_len: str, design: str, memory: MemoryKind = "ideal", o
                  found.busy_1d / found.cycles, linear_s, linear_pj)
 
 
+def _probe(shape: AttentionShape) -> tuple[int, int]:
+    return chunk_probe(SOFTMAX_OPS * CHUNK_ROWS * shape.keys / FLAT.n, FLAT.clock_hz)
+
+
+def _fits_the_loop(model: str, seq_len: str, design: str) -> bool:
+    shape = MODELS[model].attention(LENGTHS[seq_len])
+    if design == "FLAT":
+        moved = traffic(shape, published_mapping(model, seq_len), FLAT).total_bytes
+        return fits_the_loop(moved, shape.heads * -(-shape.queries // CHUNK_ROWS), _probe(shape))
+    return design != "unfused"
+
+
 def _attention(
-    model: str, seq_len: str, shape: AttentionShape, design: str, machine: EinsumMachine,
+    model: str, seq_len: str, shape: AttentionShape, design: str, machine: EinsumMachine, in_the_loop: bool,
 ) -> tuple[AttentionRun, Actions, int]:
     """The run, its actions, and the buffer words that the artifact's tool counts as read in excess."""
     if design == "unfused":
@@ -101,10 +115,15 @@ def _attention(
         return found, unfused_actions(shape, machine, found.dram_bytes), softmax_excess(shape)
     if design == "FLAT":
         mapping = published_mapping(model, seq_len)
-        found = run_flat(shape, machine, mapping)
+        if in_the_loop:
+            found = run_flat(shape, machine, mapping, lambda chunks: chunk_ends(chunks, machine), _probe(shape))
+        else:
+            found = run_flat(shape, machine, mapping)
         return found, flat_actions(shape, machine, mapping, found.dram_bytes), flat_excess(shape, mapping)
     # +cascade runs on FLAT's arrays; the artifact gives it FuseMax's buffer, and FLAT's energies.
-    cascade = run(shape, replace(FUSEMAX, memory=machine.memory), _CASCADES[design])
+    arrays = replace(FUSEMAX, memory=machine.memory)
+    cascade = (run(shape, arrays, _CASCADES[design], lambda layout: layout_ends(layout, arrays.clock_hz), KEY_PROBE)
+               if in_the_loop else run(shape, arrays, _CASCADES[design]))
     actions = cascade_actions(shape, cascade.tiling, machine, _CASCADES[design], cascade.dram_bytes)
     return (AttentionRun(cascade.cycles, cascade.busy_2d, cascade.busy_1d, cascade.dram_bytes), actions,
             cascade_excess(shape, cascade.tiling, machine, design == "+cascade"))

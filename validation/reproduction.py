@@ -94,9 +94,9 @@ def load_system(name: str) -> System:
     return config_reader.load(System, system_folder() / f"{name}.yaml", kind="system")
 
 
-def reproduce(system: System) -> Reproduction:
-    """Run a published system."""
-    result: Reproduction = importlib.import_module(f".{REPRODUCERS[system.name]}", __package__).reproduce(system)
+def reproduce(system: System, exact: bool = False) -> Reproduction:
+    """Run a published system; *exact*: without what its module approximates to be quick."""
+    result: Reproduction = importlib.import_module(f".{REPRODUCERS[system.name]}", __package__).reproduce(system, exact)
     return result
 
 

@@ -10,7 +10,7 @@ from tilesim.mapping.cascade import run
 from tilesim.mapping.cascade_energy import cascade_actions
 from tilesim.mapping.flat import AttentionShape
 from tilesim.sim.errors import ConfigError
-from tilesim.validation.fusemax import COLUMNS, flat_search, headline, validate
+from tilesim.validation.fusemax import COLUMNS, flat_search, headline, point, validate
 from tilesim.validation.timeloop_elision import excess_reads
 
 SHARED = Path(__file__).parents[3] / "shared" / "systems" / "fusemax_points.csv"
@@ -74,3 +74,13 @@ def test_no_buffer_reads_what_it_was_never_given() -> None:
     tiles, rows = shape.scores // 256, shape.heads * 2048
     assert actions["buffer_written_words"] == operands + tiles * (64 + 2)
     assert actions["buffer_read_words"] == tiles * (64 + 64 + 64) + tiles * (64 + 2) + rows * (64 + 1)
+
+
+@pytest.mark.published
+@pytest.mark.parametrize("design", ["unfused", "FLAT", "+cascade", "+architecture", "+binding(FuseMax)"])
+def test_hbm_in_the_loop_agrees_with_its_measured_rate_and_the_artifact(design: str) -> None:
+    """BERT at 1K and 4K tokens, whose arrays are the bound: within 1 % of the flat memory either way."""
+    for seq_len in ("1K", "4K"):
+        flat, rate, loop = (point("BERT", seq_len, design, memory).attn_latency_s for memory in ("ideal", "hbm", "loop"))
+        assert loop == pytest.approx(rate, rel=0.01)
+        assert loop == pytest.approx(flat, rel=0.01 if design != "unfused" else 0.1)
