@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import __version__
+from .arch.einsum_arrays import EinsumConfig
 from .arch.engine import OperatorRun, ProgramRun
 from .arch.families import Machine, find_machine
 from .arch.gpu_config import Gpu
@@ -19,6 +20,7 @@ from .mapping.mapper import map_graph
 from .memory.dram import DramConfig
 from .memory.ideal import IdealMemoryConfig
 from .memory.sram import SramConfig
+from .run_einsum import run_einsum_graph
 from .run_gpu import run_gpu_graph
 from .run_parallel import of_all_devices, run_devices, wires_of
 from .sim.clock import Clock
@@ -140,10 +142,19 @@ def _run_gpu(
     return run_gpu_graph(gpu, graph, name, tokens, described, ranks=options.tensor_parallel)
 
 
+def _run_einsum(
+    config: EinsumConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
+) -> Report:
+    return run_einsum_graph(config, graph, name, tokens, described)
+
+
+_ONE_DESIGN = "its attention is its design's, and long regular stretches go by their period"
 _WHOLE_KERNELS = "its kernels are timed whole, by closed forms: there is no reduction, timeline or mapping to choose"
 #: What `arch.families` reads → how it runs. A family is one entry there and one here.
 ROADS: dict[type[Machine], Road] = {
     MachineConfig: Road(_run_parts, {}),
+    EinsumConfig: Road(_run_einsum, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _ONE_DESIGN)
+                       | {"--tp": "it is one chip"}),
     Gpu: Road(_run_gpu, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _WHOLE_KERNELS)),
 }
 

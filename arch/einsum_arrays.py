@@ -1,12 +1,21 @@
-"""The FLAT and FuseMax accelerators: a 2-D array and a 1-D array around one buffer, and what each action costs.
+"""Machines of a 2-D array and a 1-D array around one buffer, as FLAT's and FuseMax's papers have them, and what each action costs.
 
-Source of every figure unless noted: the public artifact of Nayak et al., "FuseMax", MICRO 2024 (FPSG-UIUC/micro24-fusemax-artifact,
-yamls/proposal and yamls/baselines for the machines, yamls/area_energy for the energies, Accelergy plug-ins at 45 nm; HBM2).
+They are shipped in ``configs/einsum`` and run attention and matrix products by the designs of ``mapping/cascade`` and
+``mapping/flat_run``; they have no parts and links.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .. import configs
+from ..sim import config as config_reader
+from ..sim.config import Config
+from ..sim.units import BITS_PER_BYTE, Bytes, BytesPerSecond, Hertz, Picojoules, PicojoulesPerBit
 
 WORD_BYTES = 2                       # fp16 everywhere
 DRAM_LINE_BYTES = 8                  # the artifact's energy unit of DRAM: 64 bits
@@ -31,13 +40,13 @@ class EinsumEnergies:
     dram_line: float
     buffer_read: float
     buffer_write: float
-    mac: float = 17.1645
-    add: float = 8.3395
-    max: float = 0.028036
-    exp: float = 94.6475
-    divide: float = 36.251153
-    register_read: float = 2.194455
-    register_write: float = 1.906455
+    mac: float
+    add: float
+    max: float
+    exp: float
+    divide: float
+    register_read: float
+    register_write: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +61,56 @@ class EinsumMachine:
     energies: EinsumEnergies
 
 
-_MEMORY = FlatMemory(bytes_per_s=400 * 2**30)
-_DRAM_LINE_PJ = 249.6                # HBM2 at 3.9 pJ/bit
+class EinsumEnergyConfig(Config):
+    """The energies as a file states them: a bit of DRAM, a row of 4096 bits of the buffer, one operation of a unit."""
 
-#: Energy of a 4096-bit read and write of one macro of 16 MiB (32 768 rows) and of 32 MiB (65 536 rows). The artifact names the
-#: buffers (architecture/accel_*/accel-top-2d-path.yaml) and leaves their energies to Accelergy's CACTI plug-in, which has no
-#: table for them in the artifact; these are own runs of CACTI 7 with that plug-in's default configuration (hwcomponents-cacti
-#: 1.0.40: 45 nm, lstp cells and periphery, 300 K, ED², fast access, normal interconnect, one read-write port). Not fitted: with
-#: them the artifact's linear layers, most of whose buffer accesses are reads of both operands of each MAC, come out within 0.01
-#: % (XLM 0.6 %).
-_BUFFER_16_MIB_PJ = (12_512.7, 15_751.4)
-_BUFFER_32_MIB_PJ = (23_854.6, 27_097.5)
+    dram_pj_per_bit: PicojoulesPerBit
+    buffer_read_pj: Picojoules
+    buffer_write_pj: Picojoules
+    mac_pj: Picojoules
+    add_pj: Picojoules
+    max_pj: Picojoules
+    exp_pj: Picojoules
+    divide_pj: Picojoules
+    register_read_pj: Picojoules
+    register_write_pj: Picojoules
 
-FUSEMAX = EinsumMachine("fusemax", 256, 940e6, 16 * 2**20, _MEMORY, EinsumEnergies(_DRAM_LINE_PJ, *_BUFFER_16_MIB_PJ))
-FLAT = EinsumMachine("flat", 256, 940e6, 32 * 2**20, _MEMORY, EinsumEnergies(_DRAM_LINE_PJ, *_BUFFER_32_MIB_PJ))
+
+class EinsumConfig(Config):
+    """A chip of this family: *size*×*size* PEs and *size* lanes, and the design by which attention runs on them.
+
+    The memory is an ideal one, *bandwidth* shared by all transfers, and as large as asked.
+    """
+
+    type: Literal["einsum"]
+    name: str
+    description: str
+    design: Literal["binding", "architecture", "flat", "unfused"]
+    size: Annotated[int, Field(ge=1, le=1024)]
+    clock_hz: Annotated[Hertz, Field(gt=0, le=1e12)]
+    buffer_bytes: Annotated[Bytes, Field(gt=0)]
+    bandwidth_bytes_per_s: Annotated[BytesPerSecond, Field(gt=0)]
+    energy: EinsumEnergyConfig
+
+    @property
+    def machine(self) -> EinsumMachine:
+        """The machine as the mapping knows it."""
+        e = self.energy
+        return EinsumMachine(
+            self.name, self.size, self.clock_hz, self.buffer_bytes, FlatMemory(self.bandwidth_bytes_per_s),
+            EinsumEnergies(e.dram_pj_per_bit * BITS_PER_BYTE * DRAM_LINE_BYTES, e.buffer_read_pj, e.buffer_write_pj, e.mac_pj,
+                           e.add_pj, e.max_pj, e.exp_pj, e.divide_pj, e.register_read_pj, e.register_write_pj))
+
+
+def einsum_folder() -> Path:
+    """Where the shipped chips of this family are."""
+    return Path(configs.__path__[0]) / "einsum"
+
+
+def load_einsum(path: Path, sets: tuple[str, ...] = ()) -> EinsumConfig:
+    """The chip in the YAML at *path*, with ``path=value`` assignments applied."""
+    return config_reader.load(EinsumConfig, path, folders=[einsum_folder()], kind="chip", sets=sets)
+
+
+FUSEMAX = load_einsum(einsum_folder() / "fusemax.yaml").machine
+FLAT = load_einsum(einsum_folder() / "flat.yaml").machine

@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 from ..sim import config as config_reader
 from ..sim.show import show_config
 from ..sim.yaml_reader import find_named
+from .einsum_arrays import EinsumConfig, einsum_folder, load_einsum
 from .gpu_config import DEVICE_FOLDER, Gpu, load_gpu
 from .machine import MachineConfig, chip_folder, load_machine
 from .systolic_scalesim import machine_of
 
-Machine: TypeAlias = MachineConfig | Gpu
+Machine: TypeAlias = MachineConfig | Gpu | EinsumConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def _show_gpu(gpu: Gpu) -> str:
 FAMILIES: dict[str | None, Family] = {
     None: Family(chip_folder(), MachineConfig, lambda path, sets: load_machine(str(path), sets), show_config),
     "gpu": Family(DEVICE_FOLDER, Gpu, load_gpu, _show_gpu),
+    "einsum": Family(einsum_folder(), EinsumConfig, load_einsum, show_config),
 }
 
 

@@ -17,15 +17,20 @@ TAYLOR_MACS, TAYLOR_ADDS = 6, 1
 Actions = Mapping[str, float]
 
 
-def energy_pj(actions: Actions, energies: EinsumEnergies) -> float:
-    """The sum of count times energy; words of the buffer are counted, lines are paid."""
-    paid = {
+def prices_pj(energies: EinsumEnergies) -> dict[str, float]:
+    """What one action costs; words of the buffer and bytes of DRAM are counted, lines are paid."""
+    return {
         "dram_bytes": energies.dram_line / DRAM_LINE_BYTES,
         "buffer_read_words": energies.buffer_read / BUFFER_LINE_WORDS,
         "buffer_written_words": energies.buffer_write / BUFFER_LINE_WORDS,
         "register_read_words": energies.register_read, "register_written_words": energies.register_write,
         "mac": energies.mac, "add": energies.add, "max": energies.max, "exp": energies.exp, "divide": energies.divide,
     }
+
+
+def energy_pj(actions: Actions, energies: EinsumEnergies) -> float:
+    """The sum of count times energy."""
+    paid = prices_pj(energies)
     return sum(count * paid[action] for action, count in actions.items())
 
 
