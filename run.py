@@ -125,10 +125,9 @@ def _run_parts(
             wires_of(machine, devices)
         program = map_graph(own, machine, attention=options.attention)      # mapping/: which tile, where, in which order
         if devices > 1:
-            run, fabric = run_devices(machine, program, devices, exact=options.exact, trace=options.trace,
-                                      progress=options.progress)
+            run = run_devices(machine, program, devices, exact=options.exact, trace=options.trace, progress=options.progress)
             report = build_report(machine, own, program, run, name, tokens, described)
-            return of_all_devices(report, fabric, {"devices": devices})
+            return of_all_devices(report, machine, program, devices, exact=options.exact)
         # arch/, memory/: until nothing is left to do
         run = run_program(machine, program, exact=options.exact, trace=options.trace, progress=options.progress)
     except ConfigError as error:

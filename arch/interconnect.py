@@ -60,9 +60,6 @@ class Fabric:
 
     def __init__(self, env: simpy.Environment, wires: InterconnectConfig, devices: int, simulated: int) -> None:
         self.env, self.wires, self.devices, self.simulated = env, wires, devices, simulated
-        self.link_bytes = 0                                          # over all links of all devices
-        self.sent: list[tuple[str, int]] = []                        # (collective, bytes of the buffer), in order
-        self.algorithms: dict[str, int] = {}                         # how often each was the fastest
         self._waiting: dict[Hashable, list[simpy.Event]] = {}
 
     def meet(self, key: Hashable, function: str, nbytes: int) -> simpy.Event:
@@ -75,10 +72,6 @@ class Fabric:
         return ended
 
     def _carry(self, waiting: list[simpy.Event], function: str, nbytes: int) -> Generator[simpy.Event, Any, None]:
-        chosen = plan(function, nbytes, self.devices, self.wires)
-        self.link_bytes += chosen.link_bytes
-        self.sent.append((function, nbytes))
-        self.algorithms[chosen.algorithm] = self.algorithms.get(chosen.algorithm, 0) + 1
-        yield self.env.timeout(chosen.duration_ps)
+        yield self.env.timeout(plan(function, nbytes, self.devices, self.wires).duration_ps)
         for ended in waiting:
             ended.succeed()

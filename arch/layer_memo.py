@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ..sim.program import Step, TileProgram
 from ..sim.units import PS_PER_S
 from .engine import Engine, Mark, OperatorRun, ProgramRun
+from .interconnect import Fabric
 from .machine import MachineConfig
 
 #: Periods simulated at first: one to fill the pipelines, two threes that must agree, one that leads over to what follows. A single
@@ -42,9 +43,12 @@ class Repeat:
 
 def run_program(
     machine: MachineConfig, program: TileProgram, *, exact: bool = False, trace: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, fabric: Callable[[], Fabric] | None = None,
 ) -> ProgramRun:
-    """Run *program* to its last retired record; with the reduction where it applies and neither *exact* nor *trace* forbids it."""
+    """Run *program* to its last retired record; with the reduction where it applies and neither *exact* nor *trace* forbids it.
+
+    *fabric*: makes the meeting place of a device that stands for several (``arch.interconnect``).
+    """
     repeat = None if exact or trace else find_repeat(program)
     periods = _FIRST_PERIODS
     while repeat is not None and periods < repeat.times:
@@ -52,7 +56,7 @@ def run_program(
         if shorter is None:
             break
         ends = [repeat.first + (k + 1) * repeat.period - 1 for k in range(periods - 1)]
-        engine = Engine(machine, shorter, progress=progress, marks=frozenset(ends))
+        engine = Engine(machine, shorter, progress=progress, marks=frozenset(ends), fabric=fabric() if fabric else None)
         run = engine.run()
         marks = [engine.marked[end] for end in ends]
         before, middle, last = (mark.at_ps for mark in (marks[0], marks[len(marks) // 2], marks[-1]))
@@ -60,7 +64,7 @@ def run_program(
         if halves_differ <= _AGREEMENT:
             return lengthened(engine, run, repeat, periods, marks, halves_differ)
         periods *= 2
-    return Engine(machine, program, exact=exact, trace=trace, progress=progress).run()
+    return Engine(machine, program, exact=exact, trace=trace, progress=progress, fabric=fabric() if fabric else None).run()
 
 
 def find_repeat(program: TileProgram) -> Repeat | None:

@@ -76,6 +76,17 @@ def test_a_large_product_gains_from_more_devices() -> None:
     assert one.seconds / 4 < four.seconds < one.seconds
 
 
+def test_layers_of_devices_are_replayed_like_those_of_one() -> None:
+    """Twelve layers, of which eight are simulated: within 0.5 % of all of them, and the exchanges counted exactly."""
+    deep = MODEL.model_copy(update={"layers": 12})
+    short, exact = (tilesim.simulate("hbm-npu", tilesim.decode(deep, context=100, batch=2), tensor_parallel=2, exact=flag)
+                    for flag in (False, True))
+    assert {reduction["name"] for reduction in short.reductions} >= {"layer memo", "device symmetry"}
+    assert short.seconds == pytest.approx(exact.seconds, rel=0.005)
+    assert short.links_bytes == exact.links_bytes
+    assert len(short.operators) == len(exact.operators)
+
+
 def test_the_machine_may_say_how_many(tmp_path: Path) -> None:
     chip = tmp_path / "chip.yaml"
     chip.write_text("extends: hbm-npu\nparallel: {tensor: 2}\n")
