@@ -62,6 +62,10 @@ def decode_work(
     math_s = issued / (_product_flops_per_cycle(gpu, dtype) * active * device.clock_hz)
     block_s = architecture.decode_cta_us * 1e-6 * np.maximum(1.0, blocks / device.sms)
     lone_s = cache_bytes / (np.minimum(blocks, _ITEMS_PER_SM_WANTED * device.sms) * architecture.decode_block_gb_per_s * 1e9)
+    if gpu.library.decode_slots_per_element:
+        lanes = device.fp32_flops_per_cycle_per_sm / 2.0
+        elements = 2.0 * batch * heads * kv_len * head_dim              # each query head multiplies its own copy
+        math_s = elements * gpu.library.decode_slots_per_element / (lanes * active * device.clock_hz)
     core_s = np.maximum(math_s + block_s, lone_s)
 
     footprint = cache_bytes + vector_bytes

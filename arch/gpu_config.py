@@ -113,6 +113,7 @@ class GpuLibrary(Config):
     causal_prefix_skip: bool                # prefill skips the blocks that the causal mask empties
     one_shot_allreduce: bool = False        # the engine has an all-reduce kernel of its own for small messages
     packs_gqa: bool = True                  # decode reads K and V once for all query heads that share them
+    decode_slots_per_element: NotNegative = 0.0    # decode attention without matrix cores: lane slots for each cached element
     bytes_per_cycle_per_sm: dict[str, Positive] = Field(default_factory=dict)   # issue-bound operators
     passes: dict[str, Positive] = Field(default_factory=dict)     # traffic of an operator over its fused least
     kernels: dict[str, Positive] = Field(default_factory=dict)    # launches of an operator, where it is not one

@@ -7,7 +7,7 @@ run side by side and the longer one shows, softened because the queue between th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
@@ -84,6 +84,7 @@ class Engine:
     mode: Literal["eager", "queued", "graph"]   # eager: host beside device; queued: prefill waits for it, decode does not
     dtype: str = "fp16"
     kv_dtype: str = "fp16"
+    dequantises_from_tokens: int | None = None     # of so many tokens it widens narrow weights in memory and multiplies in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,13 @@ def _layer(gpu: Gpu, shape: Shape, engine: Engine, batch: int, q_len: int, kv_le
     dtype = engine.dtype
 
     def linear(n: float, k: float) -> KernelTime:
-        return gpu_gemm.gemm(gpu, tokens, n, k, dtype=dtype, quantise=False)
+        if engine.dequantises_from_tokens is None or tokens < engine.dequantises_from_tokens or ELEMENT_BYTES[dtype] >= 2.0:
+            return gpu_gemm.gemm(gpu, tokens, n, k, dtype=dtype, quantise=False)
+        widened_bytes = k * n * (ELEMENT_BYTES[dtype] + 2.0)
+        widening_s = widened_bytes / gpu.dram_stream_bytes_per_s
+        wide = gpu_gemm.gemm(gpu, tokens, n, k, dtype="fp16")
+        widening_j = widening_s * gpu.device.idle_power_w + widened_bytes * gpu.architecture.pj_per_dram_byte * 1e-12
+        return replace(wide, seconds=wide.seconds + widening_s, energy_j=wide.energy_j + widening_j)
 
     def vector(op: str, n: float) -> KernelTime:
         return gpu_vector.vector(gpu, op, tokens, n, dtype="fp16", l2_warm=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ..arch import gpu_attention, gpu_gemm
+from ..arch.gpu_collectives import link_class
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu, assemble
 from .contract import Row, compare, skip
 from .gpu_models import SHAPES, Engine, Shape, Step, cache_bytes_per_token, generation_s, step
@@ -32,7 +34,10 @@ ENGINES: dict[str, tuple[str, Engine]] = {
     **dict.fromkeys(("TRT-LLM", "QServe", "Atom", "QuaRot"), ("fused-2025", Engine(10.0, "graph"))),
     # Eager steps of one sequence take 22.1 ms for 32 layers on an A100, whatever the context.
     **dict.fromkeys(("HF torch eager", "HuggingFace eager"), ("eager-2023", Engine(690.0, "eager"))),
-    "llama.cpp": ("fused-2025", Engine(0.0, "graph")),
+    # Its int8 kernels of late 2024 multiply narrow weights as they are; before, 64 tokens and more went through cuBLAS in 16 bits
+    # (ggml-cuda.cu, MMQ_MAX_BATCH_SIZE).
+    **dict.fromkeys(("llama.cpp CUDA int8", "llama.cpp CUDA (2025)"), ("fused-2025", Engine(0.0, "graph"))),
+    "llama.cpp": ("fused-2025", Engine(0.0, "graph", dequantises_from_tokens=64)),
 }
 _MODELS = {"llama7b": "llama-7b", "llama27b": "llama-7b", "llama13b": "llama-13b", "llama213b": "llama-13b",
            "llama70b": "llama-70b", "llama270b": "llama-70b", "llama38b": "llama-3-8b", "llama318b": "llama-3-8b",
@@ -44,6 +49,10 @@ _OPERATORS: dict[str, Callable[[RawRow, Gpu], float | None]] = {
     "attention_decode": decode_attention, "grouped_gemm": grouped_gemm, "w4a16_linear_layers": narrow_weights}
 _QUANTISED_WEIGHTS = {"q4_k_m": "int4", "q4_0": "int4", "f16": "fp16", "16-bit": "fp16", "fp8": "fp8", "fp4": "nvfp4",
                       "w8a8": "int8", "w4a16": "int4", "w4a4": "int4", "w4a8kv4": "int4"}
+#: What "over PCIe" means for a board that has faster links too.
+_PCIE_LINK = "pcie4-switched"
+#: llama.cpp prefills in chunks of so many tokens (`n_ubatch`, its default) unless a row says otherwise.
+_MICROBATCH = 512
 #: Share of free memory that paged KV may take (README of the tables).
 _KV_SHARE = 0.95
 
@@ -138,7 +147,7 @@ def _engine(raw: RawRow, gpu: Gpu) -> tuple[Gpu, Engine] | None:
     library, engine = found
     dtype = _QUANTISED_WEIGHTS.get(raw["dtype"].lower(), _dtype(raw))
     kv_dtype = "int4" if raw["dtype"].endswith("kv4") else "fp8" if dtype in ("fp8", "nvfp4") else "fp16"
-    engine = Engine(engine.host_us_per_layer, engine.mode, dtype, kv_dtype)
+    engine = replace(engine, dtype=dtype, kv_dtype=kv_dtype)
     return assemble(gpu.device.model_copy(update={"library": library})), engine
 
 
@@ -200,7 +209,8 @@ def _decode_rate(raw: RawRow, gpu: Gpu) -> float | None:
     # Layers split over boards run one after another, as on one board; only "TP" divides each layer.
     ranks = boards if " TP " in raw["framework"] else 1
     context = int(number(raw, "context", 512.0))
-    return 1.0 / step(board, shape, engine, batch=1, q_len=1, kv_len=context, ranks=ranks).seconds
+    link = link_class(_PCIE_LINK) if "over PCIe" in raw["framework"] else None
+    return 1.0 / step(board, shape, engine, batch=1, q_len=1, kv_len=context, ranks=ranks, link=link).seconds
 
 
 def _decode_ms(raw: RawRow, gpu: Gpu) -> float | None:
@@ -253,6 +263,11 @@ def _prefill_energy(raw: RawRow, gpu: Gpu) -> float | None:
 def _prefill_rate(raw: RawRow, gpu: Gpu) -> float | None:
     if (parts := _model(raw, gpu)) is None:
         return None
-    board, engine, shape, _ = parts
+    board, engine, shape, boards = parts
     prompt = int(number(raw, "isl", number(raw, "context", 1024.0)))
-    return prompt / step(board, shape, engine, batch=1, q_len=prompt, kv_len=prompt).seconds
+    chunk = min(prompt, int(_shape_numbers(raw).get("microbatch", _MICROBATCH)))
+    chunks = -(-prompt // chunk)
+    # Half the prompt stands for its mean prefix. Boards that split the layers work on as many chunks at once (a pipeline).
+    seconds = step(board, shape, engine, batch=1, q_len=chunk, kv_len=max(chunk, (prompt + chunk) // 2)).seconds
+    stages = 1 if " TP " in raw["framework"] else boards
+    return prompt / (seconds * (chunks + stages - 1) / stages)

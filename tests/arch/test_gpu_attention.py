@@ -72,3 +72,13 @@ def test_packing_lets_the_heads_that_share_a_cache_share_a_tile() -> None:
     assert unpacked == 5 * packed
     long = [prefill_work(board, 1, 40, 8, 64, 8192, 8192).issued_flops[0] for board in (gpu, apart)]
     assert long[0] == pytest.approx(long[1], rel=0.02)
+
+
+def test_decode_on_cuda_cores_pays_for_each_query_head_that_shares_a_cache() -> None:
+    """Closed form: slots of every cached element, once for each query head, over the lanes of the chip."""
+    board = find_gpu("h100-sxm").device.model_copy(update={"library": "trtllm-2023"})
+    gpu = assemble(board)
+    time = decode(gpu, 1024, 232, 8, 64, 1152, dtype="fp16", kv_dtype="fp8")
+    slots = 2 * 1024 * 232 * 64 * 1152 * gpu.library.decode_slots_per_element
+    lanes_s = slots / (board.fp32_flops_per_cycle_per_sm / 2 * board.sms * board.clock_hz)
+    assert float(time.core_s[0]) * float(time.clock_share[0]) == pytest.approx(lanes_s, rel=0.05)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tilesim.arch.gpu_config import find_gpu, shipped_gpus
+from tilesim.arch.gpu_config import ELEMENT_BYTES, find_gpu, shipped_gpus
 from tilesim.validation.gpu_energy import energy_rows
-from tilesim.validation.gpu_models import SHAPES
+from tilesim.validation.gpu_models import SHAPES, Engine, step
 from tilesim.validation.gpu_published_ops import board_named, grouped_gemm, narrow_weights
 from tilesim.validation.gpu_serving import Request, open_loop, simulate
 
@@ -73,3 +73,15 @@ def test_a_full_cache_evicts_and_still_serves_all() -> None:
     requests = served(40, 4000)
     assert all(r.generated == 4000 for r in requests)
     assert max(r.end_s for r in requests) > 1.5 * min(r.end_s for r in requests)
+
+
+def test_weights_widened_in_memory_cost_their_passes() -> None:
+    """4.2 bits read and 16 written for every weight, then a product in 16 bits, from 64 tokens on."""
+    gpu, shape = find_gpu("a100-sxm-80gb"), SHAPES["llama-3-8b"]
+    plain, wide = Engine(0.0, "graph", "fp16"), Engine(0.0, "graph", "int4", dequantises_from_tokens=64)
+    extra_s = step(gpu, shape, wide, batch=1, q_len=512, kv_len=512).seconds - step(
+        gpu, shape, plain, batch=1, q_len=512, kv_len=512).seconds
+    in_layers = shape.weights - shape.hidden * shape.vocabulary
+    assert extra_s == pytest.approx(in_layers * (ELEMENT_BYTES["int4"] + 2.0) / gpu.dram_stream_bytes_per_s, rel=1e-6)
+    narrow = Engine(0.0, "graph", "int4")
+    assert step(gpu, shape, wide, batch=8, q_len=1, kv_len=99) == step(gpu, shape, narrow, batch=8, q_len=1, kv_len=99)
