@@ -23,7 +23,11 @@ _PROMPT_TOKENS = 300
 _MORE_SHAPES = {
     "Qwen3-8B": Shape(36, 4096, 32, 8, 128, 12288, 151936),
     "Qwen3-14B": Shape(40, 5120, 40, 8, 128, 17408, 151936),
-    "Qwen3-235B-A22B": Shape(94, 4096, 64, 4, 128, 1536, 151936, experts=128, top_k=8),
+    "Qwen3-235B-A22B": SHAPES["qwen3-235b-a22b"],
+    "DeepSeek-R1": SHAPES["deepseek-v3"],
+    "DeepSeek-V3": SHAPES["deepseek-v3"],
+    "Llama-4-Scout": SHAPES["llama-4-scout"],
+    "Llama-4-Maverick": SHAPES["llama-4-maverick"],
     "Qwen3-Coder-480B-A35B": Shape(62, 6144, 96, 8, 128, 2560, 151936, experts=160, top_k=8),
     "gpt-oss-20b": Shape(24, 2880, 64, 8, 64, 2880, 201088, experts=32, top_k=4),
     "gpt-oss-120b": Shape(36, 2880, 64, 8, 64, 2880, 201088, experts=128, top_k=4),
@@ -77,8 +81,8 @@ def _predict(raw: RawRow, gpus: Mapping[str, Gpu]) -> dict[str, float] | str:
 
 
 def _shape(raw: RawRow) -> Shape:
-    """The model's shape; where its attention or its layers are of a kind that a `Shape` cannot say (MLA, state space, chunks),
-    the dense model with the nearest number of active parameters stands in, and the row counts against us."""
+    """The model's shape; where its attention or its layers are of a kind that a `Shape` cannot say (state space, chunks), the
+    dense model with the nearest number of active parameters stands in, and the row counts against us."""
     name = (note(raw, "model") or "").rpartition("/")[2]
     known = [key for key in _MORE_SHAPES if name.startswith(key)]
     if known:

@@ -33,6 +33,9 @@ class Shape:
     gated: bool = True                      # three FFN matrices and act(gate)·up, else two and act(x)
     experts: int = 0                        # routed experts of width `ffn` in place of the FFN; 0: a dense FFN
     top_k: int = 0
+    shared_ffn: int = 0                     # width of an expert that every token takes beside the routed ones
+    dense_layers: int = 0                   # layers of these that have no experts but an FFN of `dense_ffn`
+    dense_ffn: int = 0
     parallel_block: bool = False            # attention and FFN side by side: one all-reduce a layer (GPT-J, Falcon)
 
     @property
@@ -40,8 +43,15 @@ class Shape:
         """Parameters without the embedding look-up."""
         qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
         out = self.heads * self.head_dim * self.hidden
-        ffn = (3 if self.gated else 2) * self.hidden * self.ffn * max(1, self.experts)
-        return float(self.layers * (qkv + out + ffn) + self.hidden * self.vocabulary)
+        matrices = (3 if self.gated else 2) * self.hidden
+        ffn = matrices * (self.ffn * max(1, self.experts) + self.shared_ffn)
+        mlps = (self.layers - self.dense_layers) * ffn + self.dense_layers * matrices * self.dense_ffn
+        return float(self.layers * (qkv + out) + mlps + self.hidden * self.vocabulary)
+
+    @property
+    def dense_part(self) -> Shape:
+        """The stack of its layers that have no experts."""
+        return replace(self, layers=self.dense_layers, ffn=self.dense_ffn, experts=0, top_k=0, shared_ffn=0, dense_layers=0)
 
     @property
     def stored_weights(self) -> float:
@@ -69,6 +79,15 @@ SHAPES = {
     "qwen2.5-14b": Shape(48, 5120, 40, 8, 128, 13824, 152064),
     "qwen3-30b-a3b": Shape(48, 2048, 32, 4, 128, 768, 151936, experts=128, top_k=8),
     "qwen3-32b": Shape(64, 5120, 64, 8, 128, 25600, 151936),
+    "mixtral-8x7b": Shape(32, 4096, 32, 8, 128, 14336, 32000, experts=8, top_k=2),
+    "mixtral-8x22b": Shape(56, 6144, 48, 8, 128, 16384, 32768, experts=8, top_k=2),
+    "qwen3-235b-a22b": Shape(94, 4096, 64, 4, 128, 1536, 151936, experts=128, top_k=8),
+    "llama-4-scout": Shape(48, 5120, 40, 8, 128, 8192, 202048, experts=16, top_k=1, shared_ffn=8192),
+    "llama-4-maverick": Shape(48, 5120, 40, 8, 128, 8192, 202048, experts=128, top_k=1, shared_ffn=8192, dense_layers=24,
+                              dense_ffn=16384),
+    # Its latent attention as multi-query: projections a quarter too large, a cache of 256 instead of 576 elements a token.
+    "deepseek-v3": Shape(61, 7168, 128, 1, 128, 2048, 129280, experts=256, top_k=8, shared_ffn=2048, dense_layers=3,
+                         dense_ffn=18432),
     "gpt2-large": Shape(36, 1280, 20, 20, 64, 5120, 50257, gated=False),
     "bert-large": Shape(24, 1024, 16, 16, 64, 4096, 30522, gated=False),
     "gpt3-xl": Shape(24, 2048, 24, 24, 128, 8192, 50257, gated=False),
@@ -102,6 +121,10 @@ def step(
     """`q_len` new tokens of `batch` sequences; `kv_len` cached tokens with the new ones; tensor parallel over *ranks*."""
     tokens = float(batch * q_len)
     layer_s, layer_j = _layer(gpu, shape, engine, batch, q_len, kv_len, ranks)
+    if shape.dense_layers:
+        dense_s, dense_j = _layer(gpu, shape.dense_part, engine, batch, q_len, kv_len, ranks)
+        share = shape.dense_layers / shape.layers
+        layer_s, layer_j = layer_s + share * (dense_s - layer_s), layer_j + share * (dense_j - layer_j)
     message = tokens * shape.hidden * 2.0
     reductions = 1 if shape.parallel_block else 2
     reduce_s = reductions * collective_seconds(gpu, "allreduce", message, ranks, link) if ranks > 1 else 0.0
@@ -158,7 +181,9 @@ def _layer(gpu: Gpu, shape: Shape, engine: Engine, batch: int, q_len: int, kv_le
     if shape.experts:
         kernels.append(gpu_gemm.gemm(gpu, tokens, shape.experts, shape.hidden, dtype="fp16"))       # the router
         kernels.append(gpu_moe.moe(gpu, tokens, width, shape.hidden, shape.experts, shape.top_k, dtype=dtype))
-    else:
+        width = shape.shared_ffn / ranks
+        up = 2.0 * width
+    if width:
         kernels += [linear(up, shape.hidden), vector("gated_activation" if shape.gated else "activation", width),
                     linear(shape.hidden, width)]
     return sum(map(_seconds, kernels)), sum(map(_joules, kernels))

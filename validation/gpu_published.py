@@ -44,6 +44,8 @@ _MODELS = {"llama7b": "llama-7b", "llama27b": "llama-7b", "llama13b": "llama-13b
            "llama3170b": "llama-3-70b", "llama31405b": "llama-3-405b", "gptj6b": "gpt-j-6b", "falcon180b": "falcon-180b",
            "dsr1llama8b": "llama-3-8b", "dsr1qwen15b": "qwen2.5-1.5b", "dsr1qwen14b": "qwen2.5-14b",
            "llama30b": "llama-30b", "codellama7b": "llama-7b", "codellama34b": "code-llama-34b", "mistral7b": "mistral-7b",
+           "llama3370b": "llama-3-70b", "mixtral8x7b": "mixtral-8x7b", "mixtral8x22b": "mixtral-8x22b",
+           "qwen3235ba22b": "qwen3-235b-a22b", "llama4scout": "llama-4-scout", "llama4maverick": "llama-4-maverick",
            "yi34b": "yi-34b", "qwen1572b": "qwen1.5-72b"}
 _OPERATORS: dict[str, Callable[[RawRow, Gpu], float | None]] = {
     "attention_decode": decode_attention, "grouped_gemm": grouped_gemm, "w4a16_linear_layers": narrow_weights}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tilesim.arch.gpu_config import ELEMENT_BYTES, find_gpu, shipped_gpus
 from tilesim.validation.gpu_energy import energy_rows
@@ -85,3 +87,18 @@ def test_weights_widened_in_memory_cost_their_passes() -> None:
     assert extra_s == pytest.approx(in_layers * (ELEMENT_BYTES["int4"] + 2.0) / gpu.dram_stream_bytes_per_s, rel=1e-6)
     narrow = Engine(0.0, "graph", "int4")
     assert step(gpu, shape, wide, batch=8, q_len=1, kv_len=99) == step(gpu, shape, narrow, batch=8, q_len=1, kv_len=99)
+
+
+@pytest.mark.parametrize(("name", "billions", "tolerance"), [
+    ("mixtral-8x7b", 46.7, 0.01), ("mixtral-8x22b", 140.6, 0.01), ("qwen3-235b-a22b", 235.1, 0.01), ("llama-4-scout", 107.8, 0.01),
+    ("llama-4-maverick", 400.7, 0.01), ("deepseek-v3", 671.0, 0.02), ("llama-3-70b", 70.6, 0.01)])
+def test_shapes_hold_the_published_parameters(name: str, billions: float, tolerance: float) -> None:
+    """Language models alone; the latent attention of DeepSeek is said by a larger one (2 %)."""
+    assert SHAPES[name].stored_weights / 1e9 == pytest.approx(billions, rel=tolerance)
+
+
+def test_layers_without_experts_count_as_dense_ones() -> None:
+    gpu, engine, shape = find_gpu("h200-sxm"), Engine(0.0, "graph", "fp8"), SHAPES["llama-4-maverick"]
+    seconds = [step(gpu, replace(shape, dense_layers=dense), engine, batch=64, q_len=1, kv_len=999, ranks=8).seconds
+               for dense in (0, 24, 48)]
+    assert seconds[1] == pytest.approx((seconds[0] + seconds[2]) / 2)
