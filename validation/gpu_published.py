@@ -55,6 +55,9 @@ _QUANTISED_WEIGHTS = {"q4_k_m": "int4", "q4_0": "int4", "f16": "fp16", "16-bit":
 _PCIE_LINK = "pcie4-switched"
 #: llama.cpp prefills in chunks of so many tokens (`n_ubatch`, its default) unless a row says otherwise.
 _MICROBATCH = 512
+#: Boards whose prefill energies come from their own meter, read once a second, and what it reads of the idle board: passes of
+#: less than a second all read 5.5 W, longer ones as many times the power of the pass as seconds went by.
+_ONE_HERTZ_METER_IDLE_W = {"jetson-agx-orin": 5.5}
 #: Share of free memory that paged KV may take (README of the tables).
 _KV_SHARE = 0.95
 
@@ -259,7 +262,15 @@ def _prefill_energy(raw: RawRow, gpu: Gpu) -> float | None:
         return None
     board, engine, shape, ranks = parts
     prompt = int(number(raw, "isl"))
-    return step(board, shape, engine, batch=int(number(raw, "batch", 1.0)), q_len=prompt, kv_len=prompt, ranks=ranks).energy_j
+    one = step(board, shape, engine, batch=int(number(raw, "batch", 1.0)), q_len=prompt, kv_len=prompt, ranks=ranks)
+    idle_w = _ONE_HERTZ_METER_IDLE_W.get(board.name)
+    return one.energy_j if idle_w is None else metered_j(one, idle_w)
+
+
+def metered_j(one: Step, idle_w: float) -> float:
+    """What a meter that reads once a second makes of a pass: the first reading is still of the idle board."""
+    readings = 1 + int(one.seconds)
+    return (idle_w + (readings - 1) * one.energy_j / one.seconds) / readings * one.seconds
 
 
 def _prefill_rate(raw: RawRow, gpu: Gpu) -> float | None:

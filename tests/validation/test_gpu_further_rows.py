@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from tilesim.arch.gpu_config import ELEMENT_BYTES, find_gpu, shipped_gpus
 from tilesim.validation.gpu_energy import energy_rows
-from tilesim.validation.gpu_models import SHAPES, Engine, step
+from tilesim.validation.gpu_models import SHAPES, Engine, Step, step
+from tilesim.validation.gpu_published import metered_j
 from tilesim.validation.gpu_published_ops import board_named, grouped_gemm, narrow_weights
 from tilesim.validation.gpu_serving import Request, open_loop, simulate
 
@@ -102,3 +103,8 @@ def test_layers_without_experts_count_as_dense_ones() -> None:
     seconds = [step(gpu, replace(shape, dense_layers=dense), engine, batch=64, q_len=1, kv_len=999, ranks=8).seconds
                for dense in (0, 24, 48)]
     assert seconds[1] == pytest.approx((seconds[0] + seconds[2]) / 2)
+
+
+def test_a_meter_that_reads_once_a_second_sees_the_idle_board_first() -> None:
+    assert metered_j(Step(0.5, 0.5, 15.0), 5.5) == pytest.approx(5.5 * 0.5)
+    assert metered_j(Step(2.5, 2.5, 75.0), 5.5) == pytest.approx((5.5 + 30.0 + 30.0) / 3 * 2.5)
