@@ -36,9 +36,14 @@ _CASCADE = "the artifact's +cascade spends 11 pJ a score (0.4 %) on something th
 _LINEAR = "XLM's feed-forward weights exceed the buffer; what of them is read again was Timeloop's choice in the artifact"
 _BY_COMMAND = "refresh and turnarounds of HBM slow what is bound by memory, FLAT from 256K tokens up"
 _EXCESS = "Timeloop's count of reads wraps in 64 bits at long sequences; these are the energies without that excess"
-#: What is run for the headline: its name, the memory, with the artifact's excess reads or without, why it differs.
-_RUNS: tuple[tuple[str, MemoryKind, bool, str], ...] = (
-    ("flat memory", "ideal", True, ""), ("HBM by command", "hbm", True, _BY_COMMAND), ("no excess reads", "ideal", False, _EXCESS))
+_SEARCHED = ("our search moves down to a fifth of the DRAM bytes of FLAT's own choices, never more; it gains no time, as softmax "
+             "bounds FLAT up to 64K tokens and the same bytes beyond, and costs energy, as a word from the artifact's buffer takes "
+             "93 pJ, one from DRAM 62")
+#: What is run for the headline: its name, the memory, whether with the artifact's excess reads, whether FLAT is mapped by our
+#: search, why it differs.
+_RUNS: tuple[tuple[str, MemoryKind, bool, bool, str], ...] = (
+    ("flat memory", "ideal", True, False, ""), ("HBM by command", "hbm", True, False, _BY_COMMAND),
+    ("FLAT as we map it", "ideal", True, True, _SEARCHED), ("no excess reads", "ideal", False, False, _EXCESS))
 
 
 def reproduce(system: System, exact: bool = False) -> Reproduction:
@@ -82,9 +87,9 @@ def _published() -> Mapping[tuple[str, str, str], Point]:
 
 def _claims(system: System, exact: bool) -> list[Figure]:
     figures = []
-    for label, kind, oddities, reason in _RUNS:
+    for label, kind, oddities, searched, reason in _RUNS:
         memory: MemoryKind = "loop" if exact and kind == "hbm" else kind
-        for what, ratio in headline(memory=memory, oddities=oddities).items():
+        for what, ratio in headline(memory=memory, oddities=oddities, searched=searched).items():
             if ("energy" in what and memory != "ideal") or ("speed-up" in what and not oddities):
                 continue                            # as on the flat memory: DRAM is paid by the bit, time knows no such reads
             claim = system.claims[f"{what} over FLAT"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tilesim.arch.einsum_arrays import FLAT, FUSEMAX
+from tilesim.arch.einsum_arrays import FLAT, FUSEMAX, FlatMemory
 from tilesim.mapping import cascade
 from tilesim.mapping.cascade import Design, run
 from tilesim.mapping.flat import AttentionShape, FlatMapping, best_mapping, mappings, traffic
@@ -68,3 +72,25 @@ def test_flat_and_unfused_keep_their_bounds() -> None:
         memory = found.dram_bytes * FLAT.clock_hz / FLAT.memory.bytes_per_s
         assert found.cycles >= max(found.busy_2d, found.busy_1d, memory)
     assert sum(unfused_bytes(shape, FLAT)) == 2 * 64 * 4096 * (4 * 64 + 4 * 4096)
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "systems" / "flat_mapping_choices.csv"
+
+
+@pytest.mark.published
+def test_our_search_never_moves_more_than_flats_own_tool() -> None:
+    """96 choices of FLAT's tool (Kao et al., ASPLOS 2023), as FuseMax's artifact lists them: 2 platforms, 12 lengths, 4 models."""
+    if not SHARED.is_file():
+        pytest.skip("the table of FLAT's choices is not here")
+    edge = replace(FLAT, name="flat-edge", n=32, buffer_bytes=512 * 2**10, memory=FlatMemory(50 * 2**30))
+    rows = list(csv.DictReader(SHARED.open(newline="", encoding="utf-8")))
+    assert len(rows) == 96
+    for row in rows:
+        machine = {"cloud": FLAT, "edge": edge}[row["platform"]]
+        heads, queries, keys, e, f = (int(row[name]) for name in "HPMEF")
+        shape = AttentionShape(int(row["B"]) * heads, queries, keys, e, f)
+        q, k, scores, v, av = (row[f"{name}_loc"] == "onchip" for name in ("Q", "K", "QK", "V", "AV"))
+        theirs = FlatMapping(q, k, scores, v, av, "weight" if row["QK_stationarity"] == "weight" else "output",
+                             queries if row["fusion_granularity"] == "head" else int(row["P1"]))
+        published = traffic(shape, theirs, machine).total_bytes
+        assert traffic(shape, best_mapping(shape, machine), machine).total_bytes <= published * (1 + 1e-9)

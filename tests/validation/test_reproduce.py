@@ -42,7 +42,7 @@ def test_fusemax_energies_equal_the_artifacts() -> None:
 
 @pytest.mark.published
 def test_fusemax_claims_hold_on_the_flat_memory_and_by_command() -> None:
-    bounds_pct = {"flat memory": 0.2, "HBM by command": 10.0, "no excess reads": 1.0}
+    bounds_pct = {"flat memory": 0.2, "HBM by command": 10.0, "no excess reads": 1.0, "FLAT as we map it": 2.0}
     for figure in fusemax().claims:
         assert figure.gap_pct is None or abs(figure.gap_pct) < bounds_pct[figure.case.partition("/")[0]]
     assert {figure.case for figure in fusemax().claims} == {f"{what}/{mean} mean" for what in bounds_pct
