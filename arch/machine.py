@@ -50,7 +50,7 @@ class LinkConfig(Config):
 
 
 class Parallel(Config):
-    """How many devices share the work: *tensor* of them divide each layer (overruled by ``--tp``)."""
+    """How many devices share the work: *tensor* of them divide each layer, unless ``--tp`` asks for two or more."""
 
     tensor: Annotated[int, Field(ge=1)] = 1
 
