@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: readme demo test lint validate bench clean
+.PHONY: readme demo test lint validate calibration bench clean
 
 demo: $(BIN)/tilesim
 	$(BIN)/tilesim run --arch hbm-npu --model llama-3.2-1b --phase prefill --prompt 512 --batch 1
@@ -30,6 +30,10 @@ $(INSTALLED): pyproject.toml
 validate: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto -m slow
 	$(BIN)/tilesim validate all
+
+# Fits the constants of every GPU architecture to the measured rows under REFERENCE and fails if the shipped ones differ.
+calibration: $(INSTALLED)
+	$(BIN)/python -m tilesim.validation.calibrate_gpu $(REFERENCE) --check
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tilesim.validation.bench

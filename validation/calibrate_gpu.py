@@ -301,9 +301,8 @@ def borrowed(architecture: GpuArchitecture, donor: GpuArchitecture) -> GpuArchit
     return result
 
 
-def write_architecture(path: Path, architecture: GpuArchitecture, devices: Iterable[str]) -> None:
-    """Replace the calibrated values in the YAML at *path*, leaving facts and comments as they are."""
-    text = path.read_text(encoding="utf-8")
+def calibrated_text(text: str, architecture: GpuArchitecture, devices: Iterable[str]) -> str:
+    """*text*, an architecture's YAML, with the calibrated values replaced; facts and comments stay as they are."""
     for field in dict.fromkeys(p.field for p in PARAMETERS):
         value = getattr(architecture, field)
         shown = "{" + ", ".join(f"{k}: {v:.4g}" for k, v in value.items()) + "}" if isinstance(value, dict) else f"{value:.4g}"
@@ -313,7 +312,7 @@ def write_architecture(path: Path, architecture: GpuArchitecture, devices: Itera
         text = re.sub(r"^calibrated_on:.*$", lambda _: listed, text, flags=re.MULTILINE)
     else:
         text = text.replace("# --- calibrated by", f"{listed}\n# --- calibrated by", 1)
-    path.write_text(text, encoding="utf-8")
+    return text
 
 
 def report(rows: Sequence[RawRow], seconds: np.ndarray, title: str, key: Callable[[RawRow], str]) -> str:
@@ -379,10 +378,32 @@ def _mape(rows: Sequence[RawRow], seconds: np.ndarray) -> float:
     return float(100 * np.mean([abs(scored_error(r, float(s))) for r, s in zip(rows, seconds, strict=True)]))
 
 
+def _settle(
+    gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture], devices: Mapping[str, Sequence[str]], *, write: bool,
+) -> int:
+    """Write the constants of *fitted*, and of those who borrow them, or say which files would change; 1 if any would."""
+    others = {g.architecture.name: g.architecture for g in gpus.values() if g.architecture.name not in fitted}
+    settled = dict(fitted) | {name: borrowed(architecture, fitted[NEAREST[name]]) for name, architecture in others.items()}
+    stale = []
+    for name, architecture in sorted(settled.items()):
+        path = DEVICE_FOLDER / "architectures" / f"{name}.yaml"
+        text = path.read_text(encoding="utf-8")
+        if (new := calibrated_text(text, architecture, devices.get(name, ()))) == text:
+            continue
+        if write:
+            path.write_text(new, encoding="utf-8")
+        else:
+            stale.append(path.name)
+    if stale:
+        sys.stderr.write(f"not the constants of this fit: {', '.join(stale)}\n")
+    return 1 if stale else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="calibrate_gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("reference", type=Path)
     parser.add_argument("--write", action="store_true", help="write the fitted constants into configs/gpus/architectures")
+    parser.add_argument("--check", action="store_true", help="fail if the shipped constants are not those of this fit")
     parser.add_argument("--cross-validate", action="store_true")
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--ablate", action="store_true")
@@ -402,14 +423,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out(report(known, leave_one_device_out(known, gpus), "Leave one device out", lambda r: f"{r['device']} {size_key(r)}"))
     if options.ablate:
         out(ablation(known, gpus, fitted))
-    if options.write:
-        borrowers = {g.architecture.name: g.architecture for g in gpus.values() if g.architecture.name not in fitted}
-        for name, architecture in borrowers.items():
-            shown = borrowed(architecture, fitted[NEAREST[name]])
-            write_architecture(DEVICE_FOLDER / "architectures" / f"{name}.yaml", shown, ())
-        for name, architecture in fitted.items():
-            write_architecture(DEVICE_FOLDER / "architectures" / f"{name}.yaml", architecture,
-                               (row["device"] for row in by_architecture[name]))
+    if options.write or options.check:
+        return _settle(gpus, fitted, {name: [row["device"] for row in members] for name, members in by_architecture.items()},
+                       write=options.write)
     return 0
 
 
