@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from tilesim.memory.address import parse_mapping
 from tilesim.memory.checker import BUS, EDGE, STATE, Checker
 from tilesim.memory.controller import PRESETS, ControllerConfig, replay, tables_for
-from tilesim.memory.standard import Memory, evaluate, load_memory, shipped
+from tilesim.memory.standard import Memory, Rule, evaluate, load_memory, shipped
 from tilesim.sim.errors import ConfigError
 
 MEMORIES = sorted(path.stem for path in shipped("memories").glob("*.yaml"))
@@ -20,17 +22,28 @@ CONTROLLERS = {
 }
 
 
-def stream(memory: Memory, rule_index: int, gap: int) -> np.ndarray:
-    """The window's *after* commands and one *before* of a rule, the first and the last *gap* cycles apart."""
-    rule, organisation = memory.standard.rules[rule_index], memory.organisation
-    names = list(memory.standard.commands)
-    size = {level: organisation.level_sizes[level] for level in TREE}
-    other = 0
-    if rule.sibling:                     # the other end of the rule: a bank in the next node of the level
-        other = int(np.prod([size[level] for level in TREE[TREE.index(rule.level) + 1:]], dtype=np.int64))
-    rows = [(i, names.index(rule.after[0]), 0, 5) for i in range(rule.window)]
-    rows.append((gap, names.index(rule.before[0]), other, 5))
-    return np.array(rows, np.int64)
+def sizes(memory: Memory, level: str) -> tuple[int, int]:
+    """(banks of one node of *level*, banks of its parent, the next wider node that holds more)."""
+    spans = {name: int(np.prod([memory.organisation.level_sizes[below] for below in TREE[TREE.index(name) + 1:]], dtype=np.int64))
+             for name in TREE}
+    wider = [spans[name] for name in TREE[:TREE.index(level)] if spans[name] > spans[level]]
+    return spans[level], min(wider, default=memory.organisation.banks)
+
+
+def places(memory: Memory, rule: Rule) -> list[tuple[int, int]]:
+    """Pairs of banks (of *after*, of *before*) that the rule holds between: first and last node, both ends of it, either side."""
+    node, parent = sizes(memory, rule.level)
+    last, banks = memory.organisation.banks - node, memory.organisation.banks
+    if not rule.sibling:
+        return sorted({(0, 0), (0, node - 1), (node - 1, 0), (last, banks - 1), (banks - 1, last)})
+    return sorted({(0, node), (node, 0), (0, parent - 1), (parent - 1, 0), (banks - 1, last - 1), (last - 1, banks - 1)})
+
+
+def stream(memory: Memory, rule: Rule, commands: tuple[str, str], banks: tuple[int, int], gap: int) -> np.ndarray:
+    """A window of the first of *commands* and one of the second, the first and the last *gap* cycles apart."""
+    after, before = (list(memory.standard.commands).index(name) for name in commands)
+    rows = [(i, after, banks[0], 5) for i in range(rule.window)]
+    return np.array([*rows, (gap, before, banks[1], 5)], np.int64)
 
 
 def findings(checker: Checker, log: np.ndarray) -> set[int]:
@@ -39,15 +52,37 @@ def findings(checker: Checker, log: np.ndarray) -> set[int]:
 
 @pytest.mark.parametrize("name", MEMORIES)
 def test_a_planted_violation_of_every_rule_is_found(name: str) -> None:
-    """One cycle too early is found; exactly in time is not (tight on both sides)."""
+    """For each pair of commands of each rule, at both ends of the channel: a cycle too early is found, exactly in time is not."""
     memory = load_memory(name)
     checker = Checker(memory.standard, memory.organisation, memory.ticks)
+    planted = 0
     for index, rule in enumerate(memory.standard.rules):
         wait = evaluate(rule.wait, memory.ticks)
-        if (rule.sibling and memory.organisation.level_sizes[rule.level] == 1) or wait <= rule.window:
+        if (rule.sibling and memory.organisation.level_sizes[rule.level] == 1) or wait < rule.window:
             continue
-        assert index in findings(checker, stream(memory, index, wait - 1)), (name, rule)
-        assert index not in findings(checker, stream(memory, index, wait)), (name, rule)
+        for commands in itertools.product(rule.after, rule.before):
+            for banks in places(memory, rule):
+                assert index in findings(checker, stream(memory, rule, commands, banks, wait - 1)), (rule, commands, banks)
+                assert index not in findings(checker, stream(memory, rule, commands, banks, wait)), (rule, commands, banks)
+                planted += 1
+    assert planted >= 2 * len(memory.standard.rules)
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_rule_holds_nobody_else_back(name: str) -> None:
+    """Commands to single banks outside the rule's node (for siblings: inside it, or under another parent) go freely."""
+    memory = load_memory(name)
+    checker, commands = Checker(memory.standard, memory.organisation, memory.ticks), memory.standard.commands
+    for index, rule in enumerate(memory.standard.rules):
+        node, parent = sizes(memory, rule.level)
+        wait, banks = evaluate(rule.wait, memory.ticks), memory.organisation.banks
+        others = {node - 1, parent} if rule.sibling else {node, banks - 1} - {node - 1}
+        others -= {banks}                # there is no such bank
+        for pair in itertools.product(rule.after, rule.before):
+            if wait < rule.window or any(commands[command].scope != "bank" for command in pair):
+                continue
+            for other in others:
+                assert index not in findings(checker, stream(memory, rule, pair, (0, other), wait - 1)), (rule, pair, other)
 
 
 def test_states_buses_and_edges_are_judged() -> None:
