@@ -2,6 +2,10 @@
 
 The kernel takes a stream of byte addresses and gives what happened to each; its source uncompiled is its reference. Misses and
 write-backs come out as requests in order, ready for the memory below (:func:`tilesim.memory.replay.serve`).
+
+Writes are kept under byte masks, as a GPU's second level keeps them: a write fetches nothing, whether or not it covers its sector.
+A sector is valid once its bytes have all been written or fetched; the first read before that fetches it and merges. A sector that
+leaves dirty is one masked write below, however few of its bytes were written.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ Int64Array = npt.NDArray[np.int64]
 HIT, SECTOR_MISS, LINE_MISS = 0, 1, 2
 #: Physical addresses in tags; state bits beside them: dirty and valid of each sector are counted apart.
 ADDRESS_BITS = 48
+#: Parts of a sector that its write mask tells apart: single bytes of a sector of up to so many.
+MASK_PARTS = 32
 
 
 class CacheConfig(Config):
@@ -85,17 +91,21 @@ class Cache:
         self._line = np.full(shape, -1, np.int64)
         self._used = np.zeros(shape, np.int64)
         self._valid, self._dirty = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self._part_bytes = -(-config.sector_bytes // MASK_PARTS)
+        self._whole = (1 << -(-config.sector_bytes // self._part_bytes)) - 1
+        self._written = np.zeros((*shape, config.line_bytes // config.sector_bytes), np.int64)       # masks, one bit a part
         self._clock = np.zeros(1, np.int64)
         self.counts: dict[str, int] = {"lookup": 0, "read sector": 0, "write sector": 0}
 
-    def access(self, address: Int64Array, write: BoolArray) -> CacheRun:
-        """Serve accesses of at most a sector each, in order."""
+    def access(self, address: Int64Array, write: BoolArray, nbytes: Int64Array | None = None) -> CacheRun:
+        """Serve accesses in order: of *nbytes* each from *address* on within one sector, or (left out) of the whole sector."""
         config = self.config
+        covered = self._masks(address, nbytes)
         sectors = config.line_bytes // config.sector_bytes
         kind = np.zeros(len(address), np.int8)
         below = np.zeros((len(address) * (1 + sectors), 3), np.int64)
-        count = touch(self._line, self._used, self._valid, self._dirty, self._clock, address // config.sector_bytes,
-                      write.astype(np.int64), sectors, config.hashed_sets, kind, below)
+        count = touch(self._line, self._used, self._valid, self._dirty, self._written, self._clock, address // config.sector_bytes,
+                      write.astype(np.int64), covered, self._whole, sectors, config.hashed_sets, kind, below)
         below = below[:count]
         written, fetched = int(write.sum()), int((below[:, 1] == 0).sum())
         self.counts["lookup"] += len(address)
@@ -103,6 +113,17 @@ class Cache:
         self.counts["write sector"] += written + fetched
         requests = Requests(below[:, 0] * config.sector_bytes, below[:, 1].astype(bool), below[:, 2].copy())
         return CacheRun(kind, requests, written)
+
+    def _masks(self, address: Int64Array, nbytes: Int64Array | None) -> Int64Array:
+        """The parts of its sector that each access covers whole, as bits."""
+        size, part = self.config.sector_bytes, self._part_bytes
+        if nbytes is None:
+            return np.full(len(address), self._whole, np.int64)
+        begin, end = address % size, address % size + nbytes
+        if len(nbytes) and (int(nbytes.min()) < 1 or int(end.max()) > size):
+            raise ValueError(f"an access must be of 1 byte or more and stay in one sector of {size} B")
+        low, high = -(-begin // part), np.where(end == size, self._whole.bit_length(), end // part)
+        return np.where(high > low, (np.int64(1) << high) - (np.int64(1) << np.minimum(low, high)), 0)
 
     def energy_actions(self) -> dict[str, tuple[int, float]]:
         """(count, picojoules each) of what was accessed so far, from the SRAM table."""
@@ -123,10 +144,14 @@ def cache_energy_pj(config: CacheConfig) -> tuple[float, float, float]:
 
 @njit(cache=True)
 def touch(
-    line: Int64Array, used: Int64Array, valid: Int64Array, dirty: Int64Array, clock: Int64Array, sector: Int64Array,
-    write: Int64Array, sectors: int, hashed: bool, kind: npt.NDArray[np.int8], below: Int64Array,
+    line: Int64Array, used: Int64Array, valid: Int64Array, dirty: Int64Array, written: Int64Array, clock: Int64Array,
+    sector: Int64Array, write: Int64Array, covered: Int64Array, whole: int, sectors: int, hashed: bool,
+    kind: npt.NDArray[np.int8], below: Int64Array,
 ) -> int:
-    """Serve accesses to *sector* numbers; gives how many requests (sector, is write, access) went below."""
+    """Serve accesses to *sector* numbers; gives how many requests (sector, is write, access) went below.
+
+    *covered* has a bit for each part of its sector that an access covers; *whole* has those of all its parts.
+    """
     sets, ways = line.shape
     out, now = 0, clock[0]
     for i in range(len(sector)):
@@ -154,17 +179,20 @@ def touch(
                     below[out, 0], below[out, 1], below[out, 2] = line[chosen, way] * sectors + k, 1, i
                     out += 1
             line[chosen, way], valid[chosen, way], dirty[chosen, way] = wanted, 0, 0
+            written[chosen, way] = 0
         elif valid[chosen, way] & bit == 0:
             kind[i] = 1
         else:
             kind[i] = 0
-        if kind[i] != 0:
-            valid[chosen, way] |= bit
-            if write[i] == 0:                # a whole sector that is written need not be fetched
-                below[out, 0], below[out, 1], below[out, 2] = sector[i], 0, i
-                out += 1
-        used[chosen, way] = now
         if write[i]:
             dirty[chosen, way] |= bit
+            written[chosen, way, sector[i] % sectors] |= covered[i]
+            if written[chosen, way, sector[i] % sectors] == whole:
+                valid[chosen, way] |= bit
+        elif kind[i] != 0:
+            valid[chosen, way] |= bit
+            below[out, 0], below[out, 1], below[out, 2] = sector[i], 0, i
+            out += 1
+        used[chosen, way] = now
     clock[0] = now
     return out

@@ -49,17 +49,48 @@ def test_a_dirty_line_is_written_back_when_it_leaves() -> None:
     assert run.below.write.tolist() == [True, True, False]           # a sector that is written whole is not fetched
 
 
+def test_a_write_of_part_of_a_sector_is_masked_not_fetched() -> None:
+    """Written in part, the sector is not there to read: that fetches it. Written byte by byte to its end, it is."""
+    small = cache(ways=1, capacity=512)
+    parts = np.array([0, 16, 36, 32, 64, 512])                       # sector 0 in halves, 4 B and a read of sector 1, 4 B of 2
+    write = np.array([True, True, True, False, True, False])
+    run = small.access(parts.astype(np.int64), write, np.array([16, 16, 4, 4, 4, 4]))
+    assert list(zip(run.below.address.tolist(), run.below.write.tolist(), strict=True)) == [
+        (32, False), (0, True), (32, True), (64, True), (512, False)]
+    again = cache(ways=1, capacity=512).access(np.array([0, 16, 0]), np.array([True, True, False]), np.array([16, 15, 4]))
+    assert again.kind.tolist() == [2, 1, 1]                          # the last byte is missing
+    assert again.below.write.tolist() == [False]
+    whole = cache(ways=1, capacity=512).access(np.array([0, 16, 0]), np.array([True, True, False]), np.array([16, 16, 4]))
+    assert whole.kind.tolist() == [2, 1, 0]
+    assert len(whole.below) == 0
+
+
+@pytest.mark.parametrize(("address", "nbytes"), [(30, 4), (0, 0), (0, 33)])
+def test_an_access_stays_in_its_sector(address: int, nbytes: int) -> None:
+    with pytest.raises(ValueError, match="one sector of 32 B"):
+        cache().access(np.array([address]), np.array([True]), np.array([nbytes]))
+
+
+def test_coarse_masks_count_only_parts_that_are_covered_whole() -> None:
+    """A sector of 128 B has masks of 4 B: 3 B of a part leave it open, and the ends meet."""
+    config = CacheConfig(type="cache", capacity_bytes=4096, ways=4, line_bytes=256, sector_bytes=128)
+    write = np.array([True, True, False])
+    assert Cache(config).access(np.array([0, 64, 0]), write, np.array([64, 64, 4])).kind.tolist() == [2, 1, 0]
+    assert Cache(config).access(np.array([0, 63, 0]), write, np.array([63, 65, 4])).kind.tolist() == [2, 1, 1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), ways=st.sampled_from([1, 2, 8]), hashed=st.booleans())
 def test_the_compiled_kernel_equals_its_source(seed: int, ways: int, hashed: bool) -> None:
     random = np.random.default_rng(seed)
-    sector, write = random.integers(0, 400, 300), random.integers(0, 2, 300)
+    sector, write, covered = random.integers(0, 400, 300), random.integers(0, 2, 300), random.integers(1, 4, 300)
     results = []
     for kernel in (touch, touch.py_func):
-        state = [np.full((8, ways), -1, np.int64), *(np.zeros((8, ways), np.int64) for _ in range(3)), np.zeros(1, np.int64)]
+        state = [np.full((8, ways), -1, np.int64), *(np.zeros((8, ways), np.int64) for _ in range(3)),
+                 np.zeros((8, ways, 4), np.int64), np.zeros(1, np.int64)]
         kind, below = np.zeros(300, np.int8), np.zeros((1500, 3), np.int64)
-        line, used, valid, dirty, clock = state
-        count = kernel(line, used, valid, dirty, clock, sector, write, 4, hashed, kind, below)
+        line, used, valid, dirty, written, clock = state
+        count = kernel(line, used, valid, dirty, written, clock, sector, write, covered, 3, 4, hashed, kind, below)
         results.append((kind.tolist(), below[:count].tolist(), [part.tolist() for part in state]))
     assert results[0] == results[1]
 
@@ -81,8 +112,11 @@ def test_cache_energy_comes_from_the_table() -> None:
     config = CacheConfig(type="cache", capacity_bytes=1 << 20, banks=4, tech_nm=22)
     read_pj, write_pj, tag_pj = cache_energy_pj(config)
     assert read_pj == pytest.approx(sram_macro(22, 1 << 18, 256).read_pj)
-    assert write_pj > 0
-    assert 0 < tag_pj < read_pj * 4
+    assert write_pj == pytest.approx(sram_macro(22, 1 << 18, 256).write_pj)
+    assert write_pj != pytest.approx(read_pj)
+    # 512 sets of 16 tags of 41 bits (48 - 7 and two bits for each of 4 sectors: 49) in 2 macros of each of 4 banks.
+    assert config.tag_bits == 48 - 7 + 2 * 4
+    assert tag_pj == pytest.approx(2 * sram_macro(22, 512 * 16 * 49 / 8 / (4 * 2), 16 * 49 / 2).read_pj)
     served = Cache(config)
     served.access(*reads(np.arange(0, 3200, 32)))
     assert served.energy_actions() == {"lookup": (100, tag_pj), "read sector": (100, read_pj), "write sector": (100, write_pj)}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilesim.memory.dram import DramConfig, DramSystem
 from tilesim.memory.options import ControllerConfig
+from tilesim.memory.power import command_energy
 from tilesim.memory.standard import load_memory
 
 QUIET = ControllerConfig(refresh="none")
@@ -138,3 +139,53 @@ def test_no_request_is_lost_and_none_ends_before_it_could(jobs: Jobs) -> None:
     assert all(end - start >= least_ps for end, (start, _, _) in zip(ends, jobs, strict=True))
     counts = dram.counters()
     assert (counts["reads"] + counts["writes"]) * 32 == dram.read_burst_bytes + dram.written_burst_bytes
+
+
+def test_one_read_and_its_standby_in_closed_form() -> None:
+    """DDR4, no refresh: all closed until the ACT at cycle 1000, then open; one burst of tBL on the bus; 1 RD, 1 ACT."""
+    device = load_memory("ddr4-2400")
+    clock, ticks, energy = device.clock, device.ticks, command_energy(device)
+    assert energy is not None
+    start = clock.ps_of(1000)
+    (end,), dram = run(config("ddr4-2400", controller=QUIET), [(start, [(0, 64)], False)])
+    cycles = 1000 + ticks["tRCD"] + ticks["tCL"] + ticks["tBL"]
+    assert end == clock.ps_of(cycles)
+    actions = dram.energy_actions(end)
+    assert {name: count for name, (count, _) in actions.items() if "standby" not in name} == {"ACT": 1, "RD": 1}
+    assert actions["standby, a bank open (ps)"] == (clock.ps_of(cycles - 1000), energy.active_standby_w)
+    assert actions["standby, all closed (ps)"] == (end - clock.ps_of(cycles - 1000), energy.precharge_standby_w)
+    assert dram.details(end)["data_bus_busy_share"] == pytest.approx(ticks["tBL"] / cycles)
+
+
+@pytest.mark.parametrize(("refresh", "name", "interval", "length", "banks"), [
+    ("all_bank", "REFab", "tREFI", "tRFC", 1), ("per_bank", "REFpb", "tREFIpb", "tRFCpb", 32)])
+def test_the_share_of_refresh_in_closed_form(refresh: str, name: str, interval: str, length: str, banks: int) -> None:
+    """After 10.5 intervals each pseudo-channel has refreshed ten times; a bank's refresh is its share of the pseudo-channel."""
+    device = load_memory("hbm3-6400")
+    ticks = device.ticks
+    (end,), dram = run(config(controller=ControllerConfig(refresh=refresh)),
+                       [(device.clock.ps_of(ticks[interval] * 21 // 2), [(0, 32 * 16 * 64)], False)])
+    assert dram.counters()["commands"][name] == 10 * 2 * 16
+    cycles = dram.clock.cycle_at(end)
+    assert dram.details(end)["refresh_share"] == pytest.approx(10 * ticks[length] / banks / cycles)
+
+
+def test_phases_stagger_the_refreshes_of_the_channels() -> None:
+    """Group k of n begins k n-ths of an interval early: 0.63 intervals in, of four groups 2 and 3 have refreshed once."""
+    device = load_memory("hbm3-6400")
+    jobs: Jobs = [(device.clock.ps_of(device.ticks["tREFI"] * 63 // 100), [(0, 1 << 15)], False)]
+    for phases, refreshed in ((1, 0), (2, 8), (4, 8), (8, 10)):
+        options = ControllerConfig(refresh_phases=phases, refresh="all_bank")
+        _, dram = run(config(controller=options), jobs, exact=True)
+        assert dram.counters()["commands"]["REFab"] == 2 * refreshed, phases          # both pseudo-channels of a channel
+        assert dram.channels.classes == 16
+
+
+def test_debt_of_refreshes_reaches_what_may_be_postponed_under_load() -> None:
+    """A busy channel puts refreshes off as long as it may, and no longer; what is due then counts besides."""
+    jobs: Jobs = [(0, [(0, 3 << 20)], False)]
+    owed = {}
+    for postponed in (0, 2, 8):
+        _, dram = run(config("ddr4-2400", controller=ControllerConfig(refresh_postponed_max=postponed)), jobs)
+        owed[postponed] = dram.counters()["refreshes_owed_max"]
+    assert owed == {0: 1, 2: 3, 8: 9}

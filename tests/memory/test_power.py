@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tilesim.memory.energy import BitEnergy
+from tilesim.memory.energy import BitEnergy, CommandTimes, CurrentEnergy, Rail
+from tilesim.memory.options import ControllerConfig
 from tilesim.memory.patterns import make_requests
-from tilesim.memory.power import command_energy, energy_actions, power_over_time, total_pj
+from tilesim.memory.power import command_energy, command_times, energy_actions, power_over_time, total_pj
 from tilesim.memory.replay import DramRun, serve
 from tilesim.memory.standard import load_memory
+from tilesim.sim.errors import ConfigError
 
 
 def small_run(name: str, pattern: str = "random", count: int = 1500, reads: float = 0.7, seed: int = 1, log: int = 0) -> DramRun:
@@ -37,6 +39,46 @@ def test_lpddr5_read_burst_is_the_data_sheets() -> None:
     energy = command_energy(load_memory("lpddr5-6400"))
     assert energy is not None
     assert energy.read_pj / 256 == pytest.approx(333 * 1.05 / 102.4 + 0.52, rel=1e-6)
+
+
+def test_currents_by_hand() -> None:
+    """Two devices at 1 V over 1, 2 and 3 ns: power above standby times time, I/O besides, nothing else."""
+    rail = Rail(voltage_v=1.0, idd0_a=0.050, idd2n_a=0.020, idd3n_a=0.030, idd4r_a=0.130, idd4w_a=0.090, idd5b_a=0.230,
+                idd5pb_a=0.080)
+    table = CurrentEnergy(type="currents", boundary="device", devices=2, rails={"vdd": rail}, read_io_pj_per_bit=0.5,
+                          write_io_pj_per_bit=0.25, source="by hand")
+    times = CommandTimes(activate_ps=30_000, precharge_ps=10_000, burst_ps=1000, refresh_ps=3000, refresh_bank_ps=2000,
+                         burst_bits=256, refresh_banks=16)
+    energy = table.per_command(times)
+    assert energy.activate_pj == pytest.approx(2 * (0.020 * 30_000 + 0.030 * 10_000))
+    assert energy.read_pj == pytest.approx(2 * 0.100 * 1000 + 256 * 0.5)
+    assert energy.write_pj == pytest.approx(2 * 0.060 * 1000 + 256 * 0.25)
+    assert energy.refresh_pj == pytest.approx(2 * 0.200 * 3000)
+    assert energy.refresh_bank_pj == pytest.approx(2 * 0.050 * 2000)
+    assert (energy.active_standby_w, energy.precharge_standby_w) == pytest.approx((0.060, 0.040))
+
+
+def test_an_unpriced_refresh_is_one_row_in_every_bank_of_its_scope() -> None:
+    """HBM3 8 high: a pseudo-channel has 2 stack ids of 4 groups of 4 banks."""
+    memory, banks = load_memory("hbm3-6400"), 2 * 4 * 4
+    assert isinstance(memory.energy, BitEnergy)
+    assert memory.energy.refresh_pj is None
+    assert command_times(memory).refresh_banks == banks
+    energy = command_energy(memory)
+    assert energy is not None
+    assert energy.refresh_pj == pytest.approx(banks * memory.energy.activate_pj)
+    assert energy.refresh_bank_pj == pytest.approx(memory.energy.activate_pj)
+
+
+def test_refresh_by_bank_without_its_current_is_refused() -> None:
+    """The datasheet table of this part states no idd5pb: such a refresh would be free."""
+    memory = load_memory("lpddr5-6400")
+    requests = make_requests("random", 200, burst_bytes=memory.organisation.bytes_per_burst, interval_ticks=20,
+                             capacity_bytes=memory.organisation.channel_bytes)
+    run = serve(memory, requests, ControllerConfig(refresh="per_bank"), channels=1)
+    assert run.commands["REFpb"] > 0
+    with pytest.raises(ConfigError, match="idd5pb"):
+        run.energy()
 
 
 def test_hbm_path_adds_up_to_attaccs_levels() -> None:
