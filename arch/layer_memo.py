@@ -3,7 +3,8 @@
 A layer whose steps are those of the layer before it, moved on by one period, begins in the same state but for the rows of DRAM
 that it reads and the phase of refresh. So a few periods are simulated; when their first half takes the same time as their second,
 the others are replayed behind them. What the program fixes (MACs, bytes, records, SRAM words) is counted exactly; times, stalls and
-DRAM commands other than reads and writes are means over the simulated periods, which is the approximation.
+DRAM commands other than reads and writes are means over the simulated periods, which is the approximation. When the controller lets
+posted stores go depends on how many wait; where the short run let them go only at its end, the soonest of all periods is assumed.
 """
 
 from __future__ import annotations
@@ -134,19 +135,23 @@ def shortened(program: TileProgram, repeat: Repeat, periods: int) -> TileProgram
 def lengthened(
     engine: Engine, run: ProgramRun, repeat: Repeat, periods: int, marks: Sequence[Mark], halves_differ: float,
 ) -> ProgramRun:
-    """The run of the whole program: the period before the last simulated one is replayed as often as periods were left out.
+    """The run of the whole program: the middle one of the simulated periods is replayed as often as periods were left out.
 
     *marks* stand a period apart; what lies between the first and the last is the steady state.
     """
     times, (before, *_, last), apart = repeat.times - periods, marks, len(marks) - 1
     lasted_ps = last.at_ps - before.at_ps
     late = [(k + 1) * lasted_ps // apart for k in range(times)]
-    own_ps = last.at_ps - marks[-2].at_ps                # what the replayed period itself took; a copy is stretched to the mean
-    model = range(repeat.first + (periods - 2) * repeat.period, repeat.first + (periods - 1) * repeat.period)
-    operators = run.operators[:model.stop]
+    _end_stores_sooner(run, repeat, marks)
+    middle = len(marks) // 2
+    base_ps = marks[middle].at_ps
+    own_ps = base_ps - marks[middle - 1].at_ps           # what the replayed period itself took; a copy is stretched to the mean
+    model = range(repeat.first + middle * repeat.period, repeat.first + (middle + 1) * repeat.period)
+    kept = repeat.first + (periods - 1) * repeat.period
+    operators = run.operators[:kept]
     for by_ps in late:
-        operators += [_moved(run.operators[index], last.at_ps, last.at_ps + by_ps, lasted_ps, apart * own_ps) for index in model]
-    operators += [_moved(operator, last.at_ps, last.at_ps + late[-1], 1, 1) for operator in run.operators[model.stop:]]
+        operators += [_moved(run.operators[index], base_ps, last.at_ps + by_ps, lasted_ps, apart * own_ps) for index in model]
+    operators += [_moved(operator, last.at_ps, last.at_ps + late[-1], 1, 1) for operator in run.operators[kept:]]
     counted = engine.counts_of(model)
     for name, unit in run.units.items():
         unit.busy_ps += times * (last.units[name].busy_ps - before.units[name].busy_ps) // apart
@@ -167,6 +172,16 @@ def lengthened(
         reductions=({"name": "layer memo", "periods": repeat.times, "simulated": periods, "steps_in_period": repeat.period,
                      "period_s": lasted_ps / apart / PS_PER_S, "halves_differ_pct": round(100 * halves_differ, 3),
                      "premise": f"two halves of the simulated periods took the same time within {_AGREEMENT:.2%}"},))
+
+
+def _end_stores_sooner(run: ProgramRun, repeat: Repeat, marks: Sequence[Mark]) -> None:
+    """Take the soonest end of all periods for stores that went only behind the last mark, when there was nothing left to read."""
+    for step in range(repeat.period):
+        same = [run.operators[repeat.first + k * repeat.period + step] for k in range(len(marks))]
+        soonest_ps = min(operator.end_ps - mark.at_ps for operator, mark in zip(same, marks, strict=True))
+        for operator, mark in zip(same, marks, strict=True):
+            if operator.end_ps > marks[-1].at_ps:
+                operator.end_ps = max(operator.results_ps, min(operator.end_ps, mark.at_ps + soonest_ps))
 
 
 def _moved(operator: OperatorRun, from_ps: int, to_ps: int, stretched: int, by: int) -> OperatorRun:

@@ -48,7 +48,7 @@ def tables_for(
 ) -> Tables:
     """The kernel's tables for a device, its address mapping and its controller."""
     timing = dict(timing)
-    _check_options(standard, timing, controller)
+    _check_options(standard, organisation, timing, controller)
     if controller.refresh == "none":
         timing["tREFI"] = 0
     elif controller.refresh == "per_bank":
@@ -57,12 +57,19 @@ def tables_for(
     return compile_tables(standard, organisation, timing, segments=mapping.segments, xors=mapping.xors, controller=parameters)
 
 
-def _check_options(standard: DramStandard, timing: Mapping[str, int], controller: ControllerConfig) -> None:
+def _check_options(
+    standard: DramStandard, organisation: Organisation, timing: Mapping[str, int], controller: ControllerConfig,
+) -> None:
     """A ConfigError for a controller that cannot drive this standard."""
     if controller.scheduler == "banked" and (standard.by_role("activate_2") or controller.refresh == "per_bank"):
         raise ConfigError(f"the scheduler 'banked' knows neither two-part activates nor refresh by bank; {standard.name} with "
                           f"refresh {controller.refresh} needs them", key="controller.scheduler", value="banked",
                           allowed=("fr-fcfs", "fcfs"))
+    limit = standard.refresh_postponed_max * (organisation.banks if controller.refresh == "per_bank" else 1)
+    if controller.refresh != "none" and controller.refresh_postponed_max > limit:
+        raise ConfigError(f"{standard.name} lets {standard.refresh_postponed_max} refreshes of all banks be owed at most",
+                          key="controller.refresh_postponed_max", value=controller.refresh_postponed_max,
+                          allowed=(f"0 to {limit}",))
     if controller.refresh == "per_bank" and (standard.by_role("refresh_bank") is None or "tREFIpb" not in timing):
         raise ConfigError(f"{standard.name} has no refresh by bank (a command of that role and the timing tREFIpb)",
                           key="controller.refresh", value="per_bank", allowed=("all_bank", "none"))

@@ -24,7 +24,7 @@ from .address import AddressMap, MappingError, parse_mapping
 from .advance import advance
 from .channels import Channels
 from .controller import ControllerConfig, tables_for
-from .power import Tally, energy_actions
+from .power import Tally, energy_actions, refuse_unpriced_refresh
 from .standard import Memory, load_memory
 from .traffic import Traffic, added, steady_counts
 
@@ -103,6 +103,7 @@ class DramSystem:
             raise ConfigError(str(error), key="address_mapping") from None
         organisation = config.device.organisation
         self.tables = tables_for(config.device.standard, organisation, config.device.ticks, self._map, config.control)
+        refuse_unpriced_refresh(config.device, config.control.refresh == "per_bank")
         self.channels = Channels(self.tables, config.channels, config.control.refresh_phases, exact=exact)
         self._transfers = np.zeros((16, at.X_SIZE), np.int64)
         self._bound = np.zeros((16, 2), np.int64)
@@ -261,7 +262,7 @@ class DramSystem:
             "read_burst_bytes": self.read_burst_bytes, "written_burst_bytes": self.written_burst_bytes,
             "achieved_bytes_per_s": moved / seconds if seconds else 0.0, "peak_bytes_per_s": self.peak_bytes_per_s,
             "data_bus_busy_share": columns * ticks["tBL"] / (cycles * buses),
-"refresh_share": self._refresh_cycles(commands) / (cycles * buses * organisation.ranks),
+            "refresh_share": self._refresh_cycles(commands) / (cycles * buses * organisation.ranks),
             "channels": self.config.channels, "channel_classes": self.channels.classes,
         }
 

@@ -22,6 +22,7 @@ from .kernel_parts import (
     retire_column,
     retire_refresh,
     unlink,
+    waiting,
 )
 from .layout import *
 
@@ -139,18 +140,23 @@ def issue(
     if command == p[P_ACT]:
         s[p[P_O_OPEN_ROW] + bank] = row
         s[p[P_O_HITS_SERVED] + bank] = 0
-        s[S_ROW_MISSES + s[p[P_O_SLOT_WRITE] + slot]] += 1
+        if s[p[P_O_SLOT_SEEN] + slot] == 0:
+            s[p[P_O_SLOT_SEEN] + slot] = 1
+            s[S_ROW_MISSES + s[p[P_O_SLOT_WRITE] + slot]] += 1
         if s[p[P_O_OPEN_BANKS] + scope] == 0:
             s[p[P_O_OPEN_SINCE] + scope] = now
         s[p[P_O_OPEN_BANKS] + scope] += 1
     elif command == p[P_PRE]:
         s[p[P_O_OPEN_ROW] + bank] = CLOSED
+        if slot >= 0 and s[p[P_O_SLOT_SEEN] + slot] == 0:
+            s[p[P_O_SLOT_SEEN] + slot] = 1
+            s[S_ROW_CONFLICTS + s[p[P_O_SLOT_WRITE] + slot]] += 1
         s[p[P_O_OPEN_BANKS] + scope] -= 1
         if s[p[P_O_OPEN_BANKS] + scope] == 0:
             s[p[P_O_OPEN_CYCLES] + scope] += now - s[p[P_O_OPEN_SINCE] + scope]
     else:
         write = s[p[P_O_SLOT_WRITE] + slot]
-        s[S_ROW_HITS + write] += s[p[P_O_HITS_SERVED] + bank] > 0
+        s[S_ROW_HITS + write] += s[p[P_O_SLOT_SEEN] + slot] == 0
         s[p[P_O_HITS_SERVED] + bank] += 1
         end = now + p[P_READ_LATENCY + write]
         _leave_bank(s, p, bank, slot)
@@ -208,12 +214,13 @@ def _find_hits(s: Int64Array, p: Int64Array, bank: int) -> None:
 def move_request(s: Int64Array, p: Int64Array) -> bool:
     """Move the oldest request of the queue in turn whose bank has room; gives whether one moved."""
     banks = p[P_BANKS]
-    if s[S_DRAINING] == 0:
+    if s[S_DRAINING] == 0 and s[S_DRAIN_HELD] == 0:
         exhausted = (s[S_DESC_HEAD] == s[S_DESC_TAIL] or s[S_HEAD_FREE] == 0) and s[S_READS] == 0
         idle = s[S_BANK_QUEUED] == 0
         # Where nothing more comes (or what comes waits for them) the last writes go as well; the original leaves them for ever.
         if s[S_WRITES] >= p[P_WRITE_DEPTH] or (idle and (s[S_WRITES] > p[P_DRAIN_IDLE] or (exhausted and s[S_WRITES] > 0))):
             s[S_DRAINING] = s[S_WRITES]
+    s[S_DRAIN_HELD] = 0
     queue = 1 if s[S_DRAINING] > 0 else 0
     oldest, chosen = NEVER, -1
     for k in range(s[S_BUSY_READ + queue]):
@@ -226,8 +233,11 @@ def move_request(s: Int64Array, p: Int64Array) -> bool:
         return False
     bank = s[p[P_O_SLOT_BANK] + chosen]
     if queue:
-        if pending(s, p, bank, s[p[P_O_SLOT_ROW] + chosen], s[p[P_O_SLOT_COL] + chosen], 0, -1) >= 0:
+        row, column = s[p[P_O_SLOT_ROW] + chosen], s[p[P_O_SLOT_COL] + chosen]
+        if pending(s, p, bank, row, column, 0, -1) >= 0:
             s[S_DRAINING] = 0                           # a read of that address must go first
+            # While it waits in the read queue, that queue has the next turn; the original drains again, and for ever.
+            s[S_DRAIN_HELD] = waiting(s, p, 0, bank, row, column) >= 0
             return bool(s[S_READS] > 0)
         s[S_DRAINING] -= 1
     unlink(s, p, chosen, s[S_NOW])

@@ -162,7 +162,8 @@ S_HEAD_ROW: Final = 37
 S_HEAD_COLUMN: Final = 38
 S_HEAD_FREE: Final = 39             # 1 once no earlier request to its address was found waiting
 S_BANK_QUEUED: Final = 36           # banked scheduler: requests in bank queues
-S_HIT_BANKS: Final = 58              # banks with a waiting hit, by queue: + is_write
+S_HIT_BANKS: Final = 58             # banks with a waiting hit, by queue: + is_write
+S_DRAIN_HELD: Final = 60            # banked scheduler: 1 after a drain met a write whose read still waits in its queue
 # Counters.
 S_ROW_HITS: Final = 40              # by queue: + is_write
 S_ROW_MISSES: Final = 42

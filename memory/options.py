@@ -54,6 +54,9 @@ class ControllerConfig(Config):
                              f"leave it out, or take another scheduler ({', '.join(_SCHEDULERS)})")
         if "page_timeout_cycles" in stated and self.page_policy != "timeout":
             raise ValueError(f"page_timeout_cycles would have no effect: page_policy is {self.page_policy!r}; set it to 'timeout'")
+        if self.write_low_watermark >= self.write_high_watermark:
+            raise ValueError(f"write_low_watermark {self.write_low_watermark} is not below write_high_watermark "
+                             f"{self.write_high_watermark}: a drain would end before it begins")
         return self
 
     def parameters(self) -> dict[int, int]:
@@ -65,7 +68,7 @@ class ControllerConfig(Config):
             at.P_READ_DEPTH: self.read_queue, at.P_WRITE_DEPTH: self.write_queue,
             # Draining begins above the high watermark and ends below the low one.
             at.P_DRAIN_ON: int(np.floor(high)) + 1 if high < self.write_queue else self.write_queue,
-            at.P_DRAIN_OFF: int(np.ceil(low)) - 1,
+            at.P_DRAIN_OFF: max(0, int(np.ceil(low)) - 1),
             at.P_HIT_FIRST: self.row_hits_first, at.P_HIT_CAP: self.row_hit_cap, at.P_PAGE_TIMEOUT: timeout,
             at.P_MERGE: self.merge_writes, at.P_MERGE_READS: self.merge_reads,
             at.P_KEEP_ORDER: self.keep_order,

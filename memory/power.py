@@ -76,6 +76,14 @@ def energy_actions(memory: Memory, tally: Tally) -> dict[str, tuple[int, float]]
     return actions
 
 
+def refuse_unpriced_refresh(memory: Memory, refreshes_by_bank: bool) -> None:
+    """Before a run: a ConfigError when it would refresh single banks for which the memory states no energy."""
+    energy = command_energy(memory)
+    name = memory.standard.by_role("refresh_bank")
+    if energy is not None and refreshes_by_bank and name is not None:
+        _refuse_unpriced(memory, Tally({name: 1}, 0, 0), energy)
+
+
 def _refuse_unpriced(memory: Memory, tally: Tally, energy: CommandEnergy) -> None:
     """A refresh of single banks without a price would be free energy."""
     name = memory.standard.by_role("refresh_bank")

@@ -14,7 +14,7 @@ from .address import AddressMap, MappingError, parse_mapping
 from .advance import advance
 from .controller import ControllerConfig, descriptors, tables_for
 from .patterns import BoolArray, Requests
-from .power import Tally, energy_actions
+from .power import Tally, energy_actions, refuse_unpriced_refresh
 from .standard import Memory
 from .tables import Tables
 
@@ -125,6 +125,7 @@ def serve(
     the others up. Channels start together and are independent. The first *log_commands* commands of channel 0 are kept.
     """
     controller = controller or memory.controller
+    refuse_unpriced_refresh(memory, controller.refresh == "per_bank")
     count = memory.channels if channels is None else channels
     mapped = address_map(memory, mapping, count)
     _check_addresses(requests, memory, count)

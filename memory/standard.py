@@ -61,6 +61,19 @@ def evaluate(formula: str | int, timing: Mapping[str, int]) -> int:
     return value(ast.parse(formula, mode="eval").body)
 
 
+def check_formula(formula: str | int) -> str | int:
+    """*formula* if it is one: a count of ticks, or names of timings, whole numbers, + - * // max min. Raises ValueError."""
+    if isinstance(formula, int):
+        if formula < 0:
+            raise ValueError(f"a wait of {formula} ticks is negative")
+        return formula
+    try:
+        evaluate(formula, dict.fromkeys(formula_names(formula), 1))
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        raise ValueError(f"'{formula}' is no formula of timings; use names, whole numbers, + - * // max min") from None
+    return formula
+
+
 class Command(Config):
     """One command of a standard: what it does, whom it addresses, and how long it holds which command bus."""
 
@@ -80,6 +93,11 @@ class Rule(Config):
     window: Annotated[int, Field(ge=1)] = 1
     sibling: bool = False                        # holds between different nodes of the level under one parent
     source: str | None = None
+
+    @field_validator("wait")
+    @classmethod
+    def _wait_is_a_formula(cls, value: str | int) -> str | int:
+        return check_formula(value)
 
     @field_validator("after", "before", mode="before")
     @classmethod
@@ -124,6 +142,9 @@ class DramStandard(Config):
     commands: dict[str, Command]
     rules: tuple[Rule, ...]
     refresh_level: Level = "rank"                # whom one all-bank refresh (and precharge-all) addresses
+    # All-bank refreshes that may be owed at most: eight in DDR3 (JESD79-3F, 4.16), DDR4 (JESD79-4C, 4.9), LPDDR4 and 5, HBM2 and 3
+    # (JESD235D, JESD238); ASSUMED for the GDDRs and HBM4, and overturned by their texts. DDR5 states its own.
+    refresh_postponed_max: Annotated[int, Field(ge=0)] = 8
     dual_bus: bool = False                       # row and column commands have buses of their own
     half_clock_ticks: bool = False               # a tick is half a clock: only precharges may use the falling edge
     split_activate_window: str | int = 0         # the second activate must follow within so long; 0: one-part activate
@@ -186,8 +207,26 @@ class Memory(Config):
             raise ValueError(f"timing lacks {', '.join(missing)}, which {self.standard.name} needs")
         if unknown:
             raise ValueError(f"timing {', '.join(unknown)} is none of {self.standard.name}; it has {', '.join(sorted(needed))}")
-        if not self.ticks:
-            raise ValueError("timing is empty")
+        for name, ticks in self.ticks.items():
+            if ticks < (1 if name in ("tBL", "tCL", "tCWL", "tREFI") else 0):
+                raise ValueError(f"timing {name} is {self.timing[name]}; "
+                                 f"it takes at least {'one tick' if name in ('tBL', 'tCL', 'tCWL', 'tREFI') else 'no time'}")
+        return self
+
+    @model_validator(mode="after")
+    def _buses_are_held(self) -> Self:
+        """A command of several clocks holds its bus by rules; a pair without one would meet there."""
+        commands, ticks = self.standard.commands, self.ticks
+        held: dict[tuple[str, str], int] = {}
+        for rule in self.standard.rules:
+            if rule.level == "channel" and rule.window == 1 and not rule.sibling:
+                for pair in ((after, before) for after in rule.after for before in rule.before):
+                    held[pair] = max(held.get(pair, 0), evaluate(rule.wait, ticks))
+        for first, command in commands.items():
+            for second, other in commands.items():
+                if command.clocks > 1 and other.bus == command.bus and held.get((first, second), 0) < command.clocks:
+                    raise ValueError(f"{first} takes {command.clocks} clocks of the {command.bus} bus, but no rule of level "
+                                     f"channel keeps {second} away for as long; add one with wait: {command.clocks}")
         return self
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from tilesim.memory.address import parse_mapping
 from tilesim.memory.controller import ControllerConfig
 from tilesim.memory.patterns import make_requests
@@ -139,3 +141,29 @@ def test_a_missing_or_unknown_timing_is_refused_with_its_name(tmp_path: Path) ->
     file.write_text(text)
     with pytest.raises(ConfigError, match="tFAW"):
         load_memory(str(file))
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"timing": {"tREFI": -5}}, "timing tREFI is -5"),
+    ({"timing": {"tBL": 0}}, "timing tBL is 0"),
+    ({"rules": [{"level": "bank", "after": "ACT", "before": "RD", "wait": "tRCD ** 2"}]}, "is no formula of timings"),
+    ({"rules": [{"level": "bank", "after": "ACT", "before": "RD", "wait": "tRCD +"}]}, "is no formula of timings"),
+    ({"rules": [{"level": "bank", "after": "ACT", "before": "RD", "wait": -1}]}, "is negative"),
+    ({"commands": {"PRE": {"role": "precharge", "clocks": 3}}}, "no rule of level channel keeps ACT away"),
+])
+def test_table_that_cannot_be_right_is_refused(change: dict[str, Any], says: str) -> None:
+    data = load_memory("ddr4-2400").model_dump()
+    data["timing"] |= change.get("timing", {})
+    data["standard"]["rules"] = [*data["standard"]["rules"], *change.get("rules", [])]
+    data["standard"]["commands"] |= change.get("commands", {})
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        Memory.model_validate(data)
+
+
+def test_refresh_without_a_price_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LPDDR5's currents have none for the refresh of one bank; that must not show after a long run."""
+    memory = load_memory("lpddr5-6400")
+    requests = make_requests("random", 10, burst_bytes=32, capacity_bytes=1 << 20)
+    monkeypatch.setattr("tilesim.memory.replay.run_channel", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(ConfigError, match="no current for that"):
+        serve(memory, requests, ControllerConfig(refresh="per_bank"))
