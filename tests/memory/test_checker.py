@@ -18,7 +18,7 @@ CONTROLLERS = {
     **PRESETS,
     "closed": ControllerConfig(scheduler="fcfs", page_policy="closed"),
     "capped": ControllerConfig(row_hits_first=True, row_hit_cap=4, page_policy="timeout", page_timeout_cycles=60,
-                               refresh_postponed_max=8),
+                               refresh_postponed_max=4),
 }
 
 
