@@ -33,8 +33,8 @@ _SEQUENCE_LIMITS = (128, 256, 512, 1024)
 VLLM_HOST_US_PER_SEQUENCE = 40.0
 #: TensorRT-LLM's, whose C++ loop hardly sees the batch: one constant a step.
 _TRTLLM_HOST_US_PER_STEP = 1500.0
-#: Grid of contexts, tokens: a decode step's time is linear in the context between neighbours.
-_CONTEXT_GRID = 256
+#: Grid of contexts, tokens, and points of the grid of batches in a power of two: a decode step's time is taken as linear between.
+_CONTEXT_GRID, _BATCHES_IN_AN_OCTAVE = 256, 16
 _MODELS = {"llama318b": "llama-3-8b", "qwen330ba3binstruct2507": "qwen3-30b-a3b", "qwen332b": "qwen3-32b"}
 
 
@@ -128,11 +128,11 @@ def simulate(
         now_s += host_s(len(decoding))
         started_s = now_s
         if decoding:
-            mean = fmean(r.tokens for r in decoding)
-            low = int(mean // _CONTEXT_GRID) * _CONTEXT_GRID
-            share = (mean - low) / _CONTEXT_GRID
-            batch = len(decoding)
-            now_s += (1 - share) * decode_s(batch, low) + share * decode_s(batch, low + _CONTEXT_GRID)
+            contexts = _around(fmean(r.tokens for r in decoding), _CONTEXT_GRID)
+            octave = 1 << (len(decoding).bit_length() - 1)
+            batches = _around(len(decoding), max(1, octave // _BATCHES_IN_AN_OCTAVE))
+            now_s += sum(batch_share * context_share * decode_s(batch, context)
+                         for batch, batch_share in batches for context, context_share in contexts)
         if chunk:
             rounded = -(-chunk // 64) * 64
             decoded_s = now_s - started_s
@@ -147,6 +147,13 @@ def simulate(
         for request in [r for r in running if r.generated >= r.output]:
             request.end_s = now_s
             running.remove(request)
+
+
+def _around(value: float, spacing: int) -> list[tuple[int, float]]:
+    """The points of a grid on both sides of *value*, each with its share in a linear interpolation; one if *value* is on it."""
+    low = int(value // spacing) * spacing
+    share = (value - low) / spacing
+    return [(low, 1.0 - share), (low + spacing, share)] if share else [(low, 1.0)]
 
 
 #: Requests of an open-loop run of TensorRT-LLM's own benchmark, and the seed of their Poisson arrivals. Its lengths are fixed.
