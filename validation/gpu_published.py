@@ -56,7 +56,8 @@ _PCIE_LINK = "pcie4-switched"
 #: llama.cpp prefills in chunks of so many tokens (`n_ubatch`, its default) unless a row says otherwise.
 _MICROBATCH = 512
 #: Boards whose prefill energies come from their own meter, read once a second, and what it reads of the idle board: passes of
-#: less than a second all read 5.5 W, longer ones as many times the power of the pass as seconds went by.
+#: less than a second all read 5.5 W, longer ones as many times the power of the pass as seconds went by. ASSUMED: both were
+#: inferred from these very rows, whose source does not describe its meter; a description of it would overturn them.
 _ONE_HERTZ_METER_IDLE_W = {"jetson-agx-orin": 5.5}
 #: Share of free memory that paged KV may take (README of the tables).
 _KV_SHARE = 0.95
