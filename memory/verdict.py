@@ -3,6 +3,11 @@
 The path is walked back from the last column command. A command went out when the last of its rules allowed it (that rule is the
 cause, the command that set it is next on the path), or later, because the command bus was taken, the queue was full, its request
 had not come, or the scheduler chose others first. The pieces telescope: their sum is the time of the run, which is checked.
+
+A command that waited for its request leads to that request's arrival. If it came when its sender offered it, the sender set the
+pace: the path goes on to the arrival before, and all between is "no requests". If it waited for room in the queue, that is "queue
+full", and the path goes on at the command that made room. The request's own commands up to there (precharge, activate, column)
+are charged likewise: had it come sooner, they would have overlapped with those of others.
 """
 
 from __future__ import annotations
@@ -10,13 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from . import layout as at
 from .replay import ChannelRun, DramRun
 from .standard import LEVELS, Memory, Role, Rule, evaluate
 from .tables import TREE, level_shifts
 
 _COLUMN: tuple[Role, ...] = ("read", "write", "read_precharge", "write_precharge")
+_WRITES: tuple[Role, ...] = ("write", "write_precharge")
 _REFRESH: tuple[Role, ...] = ("refresh_all", "refresh_bank", "precharge_all")
+#: Stands for the command before one that waited for its request.
+_ARRIVAL = -2
 #: cause → what would help.
 ADVICE: Mapping[str, str] = {
     "data bus": "the pins are busy: only fewer bytes, or more channels, help",
@@ -173,23 +183,84 @@ def _walk_back(memory: Memory, channel: ChannelRun, binding: list[tuple[int, int
         return Verdict({}, 0, total)
     cycles: dict[str, int] = {}
     i = columns[-1]
+    own: list[tuple[str, int]] = []              # pieces within the service of one request, until it is known how that began
     last_cycle = log[i][at.L_CYCLE]
     cut = len(channel.finish) > len(columns)
     covered = last_cycle if cut else total
     cycles["last data"] = covered - last_cycle
+    requests = _requests(memory, channel, log)
     while i >= 0:
-        cause, before = _step(memory, channel, log, binding, i)
-        since = log[before][at.L_CYCLE] if before >= 0 else 0
-        cycles[cause] = cycles.get(cause, 0) + log[i][at.L_CYCLE] - since
+        cause, before = _step(memory, channel, log, binding, requests, i)
+        if before == _ARRIVAL:
+            cause, before = _walk_arrivals(memory, channel, log, requests, i, cycles)
+            _charge(cycles, [(cause, n) for _, n in own])
+            own = []
+        else:
+            own.append((cause, log[i][at.L_CYCLE] - (log[before][at.L_CYCLE] if before >= 0 else 0)))
+            if before < 0 or log[i][at.L_REQUEST] < 0 or log[before][at.L_REQUEST] != log[i][at.L_REQUEST]:
+                _charge(cycles, own)
+                own = []
         i = before
     assert sum(cycles.values()) == covered, "the pieces of the critical path must add up"
     return Verdict({cause: n for cause, n in cycles.items() if n}, covered, total)
 
 
-def _step(
-    memory: Memory, channel: ChannelRun, log: list[list[int]], binding: list[tuple[int, int, str]], i: int,
+def _requests(memory: Memory, channel: ChannelRun, log: list[list[int]]) -> dict[int, int]:
+    """The request of the channel by its number in the log, which does not count those that a waiting request served.
+
+    No two column commands of a kind go out in one cycle, so each is known by the end of its data.
+    """
+    roles, ticks = [command.role for command in memory.standard.commands.values()], memory.ticks
+    served = np.flatnonzero(channel.finish != channel.admit + 1)[::-1]      # of those that share a burst, the first
+    by_end = dict(zip(zip(channel.finish[served].tolist(), channel.write[served].tolist(), strict=True), served.tolist(),
+                      strict=True))
+    found = {}
+    for cycle, command, _, _, _, number in log:
+        if roles[command] in _COLUMN:
+            write = roles[command] in _WRITES
+            found[number] = by_end[cycle + ticks["tCWL" if write else "tCL"] + ticks["tBL"], write]
+    return found
+
+
+def _charge(cycles: dict[str, int], pieces: list[tuple[str, int]]) -> None:
+    for cause, n in pieces:
+        cycles[cause] = cycles.get(cause, 0) + n
+
+
+def _walk_arrivals(
+    memory: Memory, channel: ChannelRun, log: list[list[int]], requests: Mapping[int, int], i: int, cycles: dict[str, int],
 ) -> tuple[str, int]:
-    """(cause, command before it on the path) of command *i*."""
+    """Walk back from command *i*, which waited for its request, along the arrivals: (why, command that made room or -1)."""
+    roles = [command.role for command in memory.standard.commands.values()]
+    cycle, request, why = log[i][at.L_CYCLE], requests[log[i][at.L_REQUEST]], ""
+    while True:
+        arrival, write = int(channel.admit[request]), bool(channel.write[request])
+        soonest = max(int(channel.tick[request]), int(channel.admit[request - 1]) if request else 0) + 1
+        while i >= 0 and log[i][at.L_CYCLE] >= arrival:
+            i -= 1
+        if arrival > soonest:
+            # A request leaves its queue with the activate of its row or, where the row is open, with its column command.
+            before = i
+            while before >= 0 and not (
+                    roles[log[before][at.L_COMMAND]] in ("activate", *_COLUMN) and log[before][at.L_REQUEST] in requests
+                    and bool(channel.write[requests[log[before][at.L_REQUEST]]]) == write):
+                before -= 1
+            if before >= 0:
+                _charge(cycles, [("queue full", cycle - log[before][at.L_CYCLE])])
+                return why or "queue full", before
+        earlier = int(channel.admit[request - 1]) if request else 0
+        _charge(cycles, [("no requests", cycle - earlier)])
+        why = why or "no requests"
+        if not request:
+            return why, -1
+        cycle, request = earlier, request - 1
+
+
+def _step(
+    memory: Memory, channel: ChannelRun, log: list[list[int]], binding: list[tuple[int, int, str]],
+    requests: Mapping[int, int], i: int,
+) -> tuple[str, int]:
+    """(cause, command before it on the path) of command *i*; _ARRIVAL where it waited for its request."""
     cycle, command, _, _, _, request = log[i]
     ready, by, cause = binding[i]
     aligned = ready | 1 if memory.standard.half_clock_ticks else ready
@@ -198,8 +269,8 @@ def _step(
     kinds = list(memory.standard.commands.values())
     if kinds[command].role in _REFRESH:
         return "refresh", i - 1
-    if request >= 0 and request < len(channel.admit) and channel.admit[request] >= max(ready, log[i - 1][at.L_CYCLE] if i else 0):
-        return ("queue full" if channel.admit[request] > channel.tick[request] + 1 else "no requests"), i - 1
+    if request in requests and channel.admit[requests[request]] >= max(ready, log[i - 1][at.L_CYCLE] if i else 0):
+        return "no requests", _ARRIVAL
     before = i - 1
     while before >= 0 and memory.standard.dual_bus and kinds[log[before][at.L_COMMAND]].bus != kinds[command].bus:
         before -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from tilesim.memory.controller import ControllerConfig
 from tilesim.memory.patterns import Requests, make_requests
@@ -59,3 +60,45 @@ def test_a_cut_log_says_so() -> None:
     found = judge(serve(memory, requests, channels=1, log_commands=500))
     assert found.covered_cycles < found.total_cycles
     assert "first" in found.lines()[-1]
+
+
+def served_by(pattern: str, interval: float = 0.0, **options: Any) -> Verdict:
+    memory = load_memory("ddr4-2400")
+    requests = make_requests(pattern, 3000, burst_bytes=64, capacity_bytes=memory.organisation.channel_bytes,
+                             interval_ticks=interval)
+    return judge(serve(memory, requests, ControllerConfig(**options), channels=1, log_commands=30_000))
+
+
+def test_latency_within_the_sources_pace_is_not_the_row_cycles() -> None:
+    """A request every 50 clocks, each of which opens its row anew: the source sets the pace, whatever one access takes."""
+    found = served_by("sequential", 50.0, page_policy="timeout", page_timeout_cycles=20)
+    assert found.shares()["no requests"] > 0.98
+    assert found.shares().get("row cycle", 0.0) < 0.01
+
+
+def test_a_queue_of_one_is_what_binds_where_a_deeper_one_is_faster() -> None:
+    """Row cycles that a deeper queue overlaps are the queue's; with 64 entries none of the time is."""
+    shallow, deep = served_by("random", read_queue=1, write_queue=1), served_by("random", read_queue=64)
+    assert next(iter(shallow.shares())) == "queue full"
+    assert deep.total_cycles * 3 < shallow.total_cycles
+    assert deep.shares().get("queue full", 0.0) < 0.01
+
+
+def test_reads_of_two_ranks_in_turn_pay_for_switches_not_turnarounds() -> None:
+    memory = load_memory("ddr4-2400")
+    two = memory.model_copy(update={"organisation": memory.organisation.model_copy(update={"ranks": 2})})
+    requests = make_requests("sequential", 2000, burst_bytes=64, capacity_bytes=two.organisation.channel_bytes)
+    found = judge(serve(two, requests, ControllerConfig(read_queue=1), channels=1, mapping="RoBaCoBgRaCh", log_commands=30_000))
+    assert found.shares()["rank switches"] > 0.3
+    assert "turnarounds" not in found.cycles
+
+
+def test_requests_served_by_waiting_ones_do_not_shift_the_others() -> None:
+    """Merged requests have no number in the log: the pace of those after them is still their sender's."""
+    memory = load_memory("ddr4-2400")
+    address = np.array([0, 0, 0, *(np.arange(1, 200) * 8192 * 5)], np.int64)
+    tick = np.array([0, 1, 2, *(np.arange(1, 200) * 300)], np.int64)
+    requests = Requests(address, np.arange(len(address)) < 3, tick)
+    run = serve(memory, requests, ControllerConfig(merge_writes=True), channels=1, log_commands=30_000)
+    assert run.commands["WR"] < 3
+    assert judge(run).shares()["no requests"] > 0.95
