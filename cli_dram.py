@@ -50,8 +50,9 @@ def add_parser(commands: Any) -> None:
                         help="change the controller, such as read_queue=64; may be repeated")
     parser.add_argument("--curve", action="store_true", help="a bandwidth-latency curve instead of one run (with --pattern)")
     parser.add_argument("--reference", metavar="PATH", help="measured curves to draw beside ours (with --curve --plots)")
-    parser.add_argument("--system", default="", metavar="TEXT", help="draw only measured systems whose name holds TEXT")
-    parser.add_argument("--on-chip-latency", metavar="TIME", default="0 ns", help="added to our curve when it is drawn")
+    parser.add_argument("--system", metavar="TEXT", help="draw only measured systems whose name holds TEXT (with --curve)")
+    parser.add_argument("--on-chip-latency", metavar="TIME",
+                        help="added to our curve when it is drawn (default 0 ns; with --curve)")
     parser.add_argument("--json", metavar="FILE|-", help="write the result as JSON")
     parser.add_argument("--plots", metavar="DIR", help="write plots as PNG")
     parser.add_argument("--quiet", action="store_true", help="print no table")
@@ -90,9 +91,10 @@ def _controller(arguments: argparse.Namespace, memory: Memory) -> ControllerConf
 
 
 def _requests(arguments: argparse.Namespace, memory: Memory) -> Requests:
-    from .memory.patterns import make_requests
+    from .memory.patterns import check_interval, make_requests
     from .memory.trace_file import read_trace
 
+    check_interval(arguments.interval)
     if arguments.trace is not None:
         return read_trace(Path(arguments.trace), interval_ticks=arguments.interval)
     channels = arguments.channels or memory.channels
@@ -105,8 +107,10 @@ def _one(arguments: argparse.Namespace, memory: Memory, controller: ControllerCo
     from .memory.replay import serve
     from .memory.verdict import judge
 
-    if arguments.reference is not None:
-        raise ConfigError("a reference is for --curve", key="--reference", mend="add --curve --plots DIR")
+    for option, value in (("--reference", arguments.reference), ("--system", arguments.system),
+                          ("--on-chip-latency", arguments.on_chip_latency)):
+        if value is not None:
+            raise ConfigError(f"{option} would have no effect: it is for --curve", key=option, mend="add --curve --plots DIR")
     served = serve(memory, _requests(arguments, memory), controller, channels=arguments.channels, mapping=arguments.mapping,
                    log_commands=JUDGED_COMMANDS)
     verdict = judge(served)
@@ -127,10 +131,10 @@ def _curve(arguments: argparse.Namespace, memory: Memory, controller: Controller
         raise ConfigError("a curve needs a pattern to offer at rising load", key="--curve",
                           mend="give --pattern instead of --trace")
     try:
-        on_chip_ns = float(parse_quantity(arguments.on_chip_latency, "time (s)")) / 1e3
+        on_chip_ns = float(parse_quantity(arguments.on_chip_latency or "0 ns", "time (s)")) / 1e3
     except UnitError as error:
-        raise ConfigError(str(error), key="--on-chip-latency", value=arguments.on_chip_latency) from None
-    measured = read_measured(Path(arguments.reference), arguments.system) if arguments.reference is not None else []
+        raise ConfigError(f"--on-chip-latency: {error}", key="--on-chip-latency", value=arguments.on_chip_latency) from None
+    measured = read_measured(Path(arguments.reference), arguments.system or "") if arguments.reference is not None else []
     shares = (arguments.reads,) if arguments.reads != 1.0 else READ_SHARES
     channels = arguments.channels or memory.channels
     points = bandwidth_latency(
@@ -144,12 +148,16 @@ def _curve(arguments: argparse.Namespace, memory: Memory, controller: Controller
         "curve": [{"read_share": p.read_share, "offered_bytes_per_s": p.offered_bytes_per_s, "bytes_per_s": p.bytes_per_s,
                    "latency_ns": p.latency_ns, "latency_p99_ns": p.latency_p99_ns} for p in points]})
     if arguments.plots is not None:
-        figure = plot_curves(points, f"{memory.name}, {channels} channels, {arguments.pattern}", peak_bytes_per_s=peak,
+        figure = plot_curves(points, f"{memory.name}, {_channels(channels)}, {arguments.pattern}", peak_bytes_per_s=peak,
                              measured=measured, on_chip_latency_ns=on_chip_ns)
         _save(figure, Path(arguments.plots) / f"{memory.name}-{arguments.pattern}-curve.png")
     if not arguments.quiet and arguments.json != "-":
         _print_curve(memory, points, peak)
     return 0
+
+
+def _channels(number: int) -> str:
+    return f"{number} channel{'' if number == 1 else 's'}"
 
 
 def _progress(done: int, total: int) -> None:
@@ -228,7 +236,7 @@ def _print(data: dict[str, Any]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     share = 100 * data["bytes_per_s"] / data["peak_bytes_per_s"]
-    table.add_row("memory", f"{data['memory']}, {data['channels']} channels: {data['description']}")
+    table.add_row("memory", f"{data['memory']}, {_channels(data['channels'])}: {data['description']}")
     table.add_row("served", f"{data['requests']:,} requests, {si_text(data['bytes'], 'B')} in {si_text(data['seconds'], 's')} "
                             f"({data['cycles']:,} ticks)")
     table.add_row("bandwidth", f"{si_text(data['bytes_per_s'], 'B/s')}, {share:.1f} % of the pin rate "

@@ -36,6 +36,11 @@ def bits_of(size: int, what: str) -> int:
     return size.bit_length() - 1
 
 
+def _field(level: str) -> str:
+    """The name of *level* in a mapping."""
+    return next(name for name, meant in FIELDS.items() if meant == level)
+
+
 @dataclass(frozen=True, slots=True)
 class AddressMap:
     """A bijection between byte addresses and (channel, pseudo-channel … column) of *channels* equal channels.
@@ -111,7 +116,9 @@ def parse_mapping(text: str, organisation: Organisation, channels: int = 1) -> A
     bits["channel"] = 0
     for level, count in bits.items():
         if count and level not in {name for name, _ in tokens}:
-            raise MappingError(f"'{text}' does not place the {level}, which has {count} address bits")
+            named, some = level.replace("_", " "), "bit" if count == 1 else "bits"
+            raise MappingError(f"'{text}' has no place for the {named} ({_field(level)}), which takes {count} address {some}; "
+                               f"write every field that has bits: {', '.join(_field(name) for name, n in bits.items() if n)}")
     _check_widths(tokens, bits, text)
     if tokens[0][0] != "row":
         raise MappingError(f"'{text}' must begin with Ro: rows are the most significant bits")
@@ -169,7 +176,8 @@ def _permutations(
     for name in names:
         level = FIELDS.get(name)
         if level not in bank_shift:
-            raise MappingError(f"'{text}' permutes {name!r}; only {', '.join(n for n in FIELDS if FIELDS[n] in bank_shift)} can be")
+            raise MappingError(f"'{text}' permutes {name!r}, which is no field of banks; after ^ write one of "
+                               f"{', '.join(n for n in FIELDS if FIELDS[n] in bank_shift)}")
         if bits[level]:
             xors.append((row_bit, (1 << bits[level]) - 1, at.FIELD_BANK, bank_shift[level]))
         row_bit += bits[level]

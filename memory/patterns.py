@@ -15,6 +15,9 @@ BoolArray = npt.NDArray[np.bool_]
 Pattern = Literal["sequential", "random", "stride", "mix"]
 PATTERNS: tuple[Pattern, ...] = ("sequential", "random", "stride", "mix")
 
+#: Ticks between two requests at most: with it a thousand million requests still end before the kernels' end of time (2**60).
+INTERVAL_MAX_TICKS = 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class Requests:
@@ -26,6 +29,13 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.address)
+
+
+def check_interval(interval_ticks: float) -> None:
+    """A ConfigError for an interval between requests that is no time; NaN is none either."""
+    if not 0 <= interval_ticks <= INTERVAL_MAX_TICKS:
+        raise ConfigError(f"--interval is {interval_ticks:g}: clocks between two requests are from 0 to {INTERVAL_MAX_TICKS:g}",
+                          key="--interval", value=interval_ticks)
 
 
 def make_requests(
@@ -40,13 +50,15 @@ def make_requests(
     if pattern not in PATTERNS:
         raise ConfigError(f"{pattern!r} is no pattern", key="--pattern", value=pattern, allowed=PATTERNS)
     if count < 1:
-        raise ConfigError(f"{count} requests make no run", key="-n", mend="give one or more")
+        raise ConfigError(f"-n is {count}: a run has 1 request or more", key="-n", value=count)
     if not 0 <= read_share <= 1:
-        raise ConfigError(f"a read share of {read_share:g} is none", key="--reads", mend="give a number from 0 to 1")
-    if interval_ticks < 0:
-        raise ConfigError(f"an interval of {interval_ticks:g} ticks is none", key="--interval", mend="give 0 or more")
+        raise ConfigError(f"--reads is {read_share:g}: the share of reads is a number from 0 to 1", key="--reads", value=read_share)
+    check_interval(interval_ticks)
     if stride_bytes < 1:
-        raise ConfigError(f"a stride of {stride_bytes} bytes is none", key="--stride")
+        raise ConfigError(f"--stride is {stride_bytes}: the distance of two requests is 1 byte or more", key="--stride",
+                          value=stride_bytes)
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}: a seed is 0 or more", key="--seed", value=seed)
     random = np.random.default_rng(seed)
     bursts = capacity_bytes // burst_bytes
     index = np.arange(count, dtype=np.int64)

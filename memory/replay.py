@@ -110,7 +110,8 @@ def address_map(memory: Memory, mapping: str | None, channels: int) -> AddressMa
     try:
         return parse_mapping(mapping or memory.address_mapping, memory.organisation, channels)
     except MappingError as error:
-        raise ConfigError(str(error), key="--mapping", value=mapping) from None
+        where = "--mapping" if mapping else f"the address mapping of {memory.name}"
+        raise ConfigError(f"{where}: {error}", key="--mapping", value=mapping) from None
 
 
 def serve(

@@ -23,6 +23,10 @@ _SUFFIXES = ("_bytes_per_s", "_pj_per_bit", "_pj_per_byte", "_transfers_per_s", 
              "_pj", "_w", "_mm2", "_v", "_a", "_ma", "_mv")
 
 
+#: pydantic's complaints about numbers out of bounds, and the bound that each is about.
+_BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
+
+
 class Config(BaseModel):
     """A frozen value that is right or does not exist."""
 
@@ -102,7 +106,7 @@ def from_document(schema: type[ConfigT], document: Document) -> ConfigT:
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise _config_error(error, document) from None
+        raise _config_error(error, document, schema) from None
 
 
 def _translate(annotation: Any, value: Any, path: KeyPath, document: Document) -> Any:
@@ -208,21 +212,65 @@ def _translate_config(schema: type[Config], value: Any, path: KeyPath, document:
     return translated
 
 
-def _config_error(error: ValidationError, document: Document) -> ConfigError:
+def _config_error(error: ValidationError, document: Document, schema: type[Config]) -> ConfigError:
     """The first of pydantic's complaints, with the place in the file and the words of ours."""
     first = error.errors(include_url=False)[0]
     path = _existing_path(first["loc"], document.value)
-    file, line = document.mark(path)
+    cause = first.get("ctx", {}).get("error")
     value = first.get("input")
+    if isinstance(cause, Exception):
+        path = _meant_path(path, cause, document.value)
+        value = _at(document.value, path) if isinstance(cause, UnitError) else value
+    file, line = document.mark(path)
     allowed: tuple[str, ...] = ()
     text = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "literal_error":
         allowed = tuple(part.strip(" '") for part in str(first["ctx"]["expected"]).replace(" or ", ", ").split(","))
         text = "is not one of those allowed"
+    if first["type"] in _BOUNDS:
+        text = f"must be {_range(first, schema)}"
     shown = "" if isinstance(value, dict | BaseModel) else f" is {value!r}"
     name = dotted(path)
     message = f"{name}{shown}: {text}" if name else text
     return ConfigError(message, file=file, line=line, key=name, value=value, allowed=allowed)
+
+
+def _range(first: Any, schema: type[Config]) -> str:
+    """The numbers that a field allows, in words: all its bounds where the field is the schema's own, else the broken one."""
+    bounds = {_BOUNDS[first["type"]]: first["ctx"][_BOUNDS[first["type"]]]}
+    if len(first["loc"]) == 1 and first["loc"][0] in schema.model_fields:
+        for item in schema.model_fields[first["loc"][0]].metadata:
+            bounds.update({name: getattr(item, name) for name in _BOUNDS.values() if getattr(item, name, None) is not None})
+    if "ge" in bounds and "le" in bounds:
+        return f"from {bounds['ge']} to {bounds['le']}"
+    words = {"ge": "{} or more", "gt": "greater than {}", "le": "{} or less", "lt": "less than {}"}
+    return " and ".join(words[name].format(bounds[name]) for name in words if name in bounds)
+
+
+def _meant_path(path: KeyPath, cause: Exception, value: Any) -> KeyPath:
+    """The path of what a check of several keys complains of: the text without a unit, or the keys that its words begin with."""
+    here = _at(value, path)
+    if isinstance(cause, UnitError):
+        return next((found for found, text in _leaves(here, path) if isinstance(text, str) and repr(text) in str(cause)), path)
+    for word in str(cause).replace(",", " ").split():
+        if not (isinstance(here, dict) and word in here):
+            break
+        path, here = (*path, word), here[word]
+    return path
+
+
+def _at(value: Any, path: KeyPath) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def _leaves(value: Any, path: KeyPath) -> Iterable[tuple[KeyPath, Any]]:
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, (*path, key))
+    else:
+        yield path, value
 
 
 def _existing_path(loc: tuple[str | int, ...], value: Any) -> KeyPath:

@@ -132,6 +132,8 @@ def _merge(base: Any, over: Any, path: KeyPath, marks: dict[KeyPath, Mark], over
         changes_kind = "type" in over and over["type"] != base.get("type")
         if not changes_kind:      # a part of another kind shares no keys with the one that it replaces
             merged = dict(base)
+            if path in over_marks:       # what is wrong with the whole is the wrong of who changed it
+                marks[path] = over_marks[path]
             for key, value in over.items():
                 merged[key] = _merge(base.get(key), value, (*path, key), marks, over_marks)
             return merged

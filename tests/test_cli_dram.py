@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tilesim.cli import main
+from tilesim.memory.standard import shipped
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -66,6 +67,60 @@ def test_bad_input_gives_one_error_and_exit_2(capsys: pytest.CaptureFixture[str]
     assert code == 2
     assert out == ""
     assert err.startswith("tilesim: ")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--set", "read_queue=0"], "read_queue is 0: must be from 1 to 4096"),
+    (["--set", "write_high_watermark=2"], "write_high_watermark is 2: must be greater than 0 and 1 or less"),
+    (["--mapping", "RoBaCo"], "--mapping: 'RoBaCo' has no place for the bank group (Bg), which takes 2 address bits"),
+    (["--mapping", "RoBaBgCo/^Bo"], "--mapping: 'RoBaBgCo/^Bo' permutes 'Bo', which is no field of banks; after ^ write one of Pc"),
+    (["--reads", "nan"], "--reads is nan: the share of reads is a number from 0 to 1"),
+    (["--reads", "1.5"], "--reads is 1.5: the share of reads is a number from 0 to 1"),
+    (["--stride", "0"], "--stride is 0: the distance of two requests is 1 byte or more"),
+    (["-n", "0"], "-n is 0: a run has 1 request or more"),
+    (["--interval", "nan"], "--interval is nan: clocks between two requests are from 0 to 1e+09"),
+    (["--interval", "inf"], "--interval is inf: clocks"),
+    (["--interval", "1e30"], "--interval is 1e+30: clocks"),
+    (["--interval", "-1"], "--interval is -1: clocks"),
+    (["--seed", "-1"], "--seed is -1: a seed is 0 or more"),
+    (["--on-chip-latency", "5 ns"], "--on-chip-latency would have no effect: it is for --curve"),
+    (["--system", "x"], "--system would have no effect: it is for --curve"),
+    (["--reference", "x"], "--reference would have no effect: it is for --curve"),
+    (["--curve", "--on-chip-latency", "5 parsec"], "--on-chip-latency: unit 'parsec' of '5 parsec' is no unit of time"),
+])
+def test_an_error_names_the_option_and_what_is_allowed(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    code, out, err = run(capsys, "dram", "--memory", "ddr4-2400", "--pattern", "random", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+@pytest.mark.parametrize(("timing", "line", "said"), [
+    ("  tRP: 16\n  tRCD: 16 parsec\n", 5, "timing.tRCD is '16 parsec': unit 'parsec' of '16 parsec' is no unit of time"),
+    ("  tRP: 16\n  tFOO: 16\n", 5, "timing.tFOO: timing tFOO is none of DDR4"),
+])
+def test_a_wrong_timing_is_found_in_the_file_that_states_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, timing: str, line: int, said: str,
+) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(f"extends: ddr4-2400\nname: mine\ntiming:\n{timing}")
+    code, _, err = run(capsys, "dram", "--memory", str(own), "--pattern", "random")
+    assert code == 2
+    assert f"{own}:{line}: {said}" in err
+
+
+def test_a_missing_timing_is_said_where_the_timings_stand(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = (shipped("memories") / "ddr4-2400.yaml").read_text().replace("  tRCD: 16\n", "")
+    own = tmp_path / "mine.yaml"
+    own.write_text(text)
+    code, _, err = run(capsys, "dram", "--memory", str(own), "--pattern", "random")
+    assert code == 2
+    line = text.splitlines().index(next(each for each in text.splitlines() if each.startswith("timing:"))) + 1
+    assert f"{own}:{line}: timing: timing lacks tRCD, which DDR4 needs" in err
+
+
+def test_one_channel_is_not_plural(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "dram", "--memory", "ddr4-2400", "--pattern", "random", "-n", "100")
+    assert "ddr4-2400, 1 channel:" in out
 
 
 def test_show_prints_units_and_sources(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def test_a_range_is_one_run_in_each_channel(start: int, count: int, channels: in
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("RoBaXx", "is no address mapping"), ("RoBaBgPcCo", "does not place the stack_id"), ("BaRoBgSidPcCo", "must begin with Ro"),
+    ("RoBaXx", "is no address mapping"), ("RoBaBgPcCo", r"no place for the stack id \(Sid\)"),
+    ("BaRoBgSidPcCo", "must begin with Ro"),
     ("RoBaBgSidPcCo3Co3", "gives the column 6 bits"), ("RoBaBgSidPcCo", "does not place the channel"),
 ])
 def test_a_wrong_mapping_says_why(text: str, told: str) -> None:
