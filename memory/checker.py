@@ -1,4 +1,4 @@
-"""An independent judge of command streams: every rule of a standard, bank states, buses, clock edges.
+"""An independent judge of command streams: every rule of a standard, bank states, buses, clock edges, owed refreshes.
 
 It shares nothing with the scheduler but the table of rules. The scheduler pushes earliest cycles *forward* when a command
 issues; the checker looks *back* from each command at the last ones that its rules name.
@@ -19,11 +19,11 @@ Int64Array = npt.NDArray[np.int64]
 _TREE = ("channel", "pseudo_channel", "rank", "stack_id", "bank_group", "bank")
 _NEVER = -(1 << 40)
 #: What is judged beside the rules of the table; negative numbers stand for them in the findings.
-STATE, BUS, EDGE, DEADLINE, DATA_CLOCK = -1, -2, -3, -4, -5
+STATE, BUS, EDGE, DEADLINE, DATA_CLOCK, REFRESH = -1, -2, -3, -4, -5, -6
 _WORDS = {
     STATE: "the bank's state does not allow it", BUS: "its command bus is taken in that cycle",
     EDGE: "it may only start on a rising clock edge", DEADLINE: "the second activate comes too late",
-    DATA_CLOCK: "the data clock is not synchronised",
+    DATA_CLOCK: "the data clock is not synchronised", REFRESH: "more refreshes are owed than may be",
 }
 _ROLES = ("activate", "activate_2", "precharge", "precharge_all", "read", "write", "refresh_all", "refresh_bank", "sync_read",
           "sync_write", "read_precharge", "write_precharge", "other")
@@ -48,6 +48,7 @@ class Checker:
     def __init__(self, standard: DramStandard, organisation: Organisation, timing: Mapping[str, int]) -> None:
         self.standard, self.organisation = standard, organisation
         self.names = tuple(standard.commands)
+        self._timing = dict(timing)
         sizes = [organisation.level_sizes[level] for level in _TREE]
         #: For each level, how many banks one of its nodes holds.
         self._span = np.array([int(np.prod(sizes[i + 1:])) for i in range(len(_TREE))], np.int64)
@@ -71,14 +72,49 @@ class Checker:
             -1 if post is None else evaluate(post, timing), timing["tCL"] + timing["tBL"], timing["tCWL"] + timing["tBL"],
         ], np.int64)
 
-    def check(self, log: Int64Array, limit: int = 1000) -> list[Violation]:
-        """The first *limit* violations in *log*: rows of (cycle, command, bank, row, …) in order of time."""
+    def check(self, log: Int64Array, limit: int = 1000, *, refresh_debt_max: int | None = None,
+              per_bank: bool = False) -> list[Violation]:
+        """The first *limit* violations in *log*: rows of (cycle, command, bank, row, …) in order of time, from cycle 0 on.
+
+        With *refresh_debt_max*, no rank (or pseudo-channel) may owe more refreshes than that, the one just due included: of all
+        its banks every tREFI or, *per_bank*, of one bank every tREFIpb. Refreshes that come early count as credit without a bound.
+        """
         found = np.zeros((limit, 2), np.int64)
         self._last[:] = _NEVER
         open_row = np.full(self._banks, -1, np.int64)
         count = _judge(np.ascontiguousarray(log), self._rules, self._first, self._span, self._scope_span, self._last, open_row,
                        self._role, self._whole, self._options, found)
-        return [self._violation(log, int(position), int(rule)) for position, rule in found[:count]]
+        violations = [self._violation(log, int(position), int(rule)) for position, rule in found[:count]]
+        if refresh_debt_max is not None:
+            violations += self._owed(log, refresh_debt_max, per_bank)
+        return sorted(violations, key=lambda violation: violation.position)[:limit]
+
+    def _owed(self, log: Int64Array, most: int, per_bank: bool) -> list[Violation]:
+        """Each due refresh that finds too many owed: by scope, and of single banks also by bank."""
+        cycles, commands, banks = (log[:, column] for column in range(3))
+        whole, single = (np.isin(commands, np.flatnonzero(self._role == role)) for role in (_REFA, _REFB))
+        span, interval = self._scope_span, self._timing["tREFIpb" if per_bank else "tREFI"]
+        found: list[Violation] = []
+        for low in range(0, self._banks, span):
+            mine = (banks >= low) & (banks < low + span)
+            if not per_bank:
+                found += self._late(cycles, cycles[whole & mine], interval, most, low, f"banks {low} to {low + span - 1}")
+                continue
+            # A refresh of all banks stands for one of each.
+            issued = np.sort(np.concatenate((cycles[single & mine], np.repeat(cycles[whole & mine], span))))
+            found += self._late(cycles, issued, interval, most, low, f"banks {low} to {low + span - 1}")
+            for bank in range(low, low + span):
+                own = cycles[(whole & mine) | (single & (banks == bank))]
+                found += self._late(cycles, own, interval * span, -(-most // span), bank, f"bank {bank}")
+        return found
+
+    def _late(self, cycles: Int64Array, issued: Int64Array, interval: int, most: int, bank: int, whose: str) -> list[Violation]:
+        """The dues, one every *interval* up to the last of *cycles*, at which more than *most* are not among *issued*."""
+        due = np.arange(interval, int(cycles[-1]) + 1 if len(cycles) else 0, interval)
+        debt = np.arange(1, len(due) + 1) - np.searchsorted(issued, due, side="right")
+        late = np.flatnonzero(debt > most)
+        return [Violation(int(np.searchsorted(cycles, due[i])), int(due[i]), "refresh", bank, REFRESH,
+                          f"cycle {due[i]}: {whose}: {_WORDS[REFRESH]}: {debt[i]}, allowed {most}") for i in late]
 
     def _violation(self, log: Int64Array, position: int, rule: int) -> Violation:
         cycle, command, bank = (int(value) for value in log[position, :3])

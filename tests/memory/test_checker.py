@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from tilesim.memory.address import parse_mapping
-from tilesim.memory.checker import BUS, EDGE, STATE, Checker
+from tilesim.memory.checker import BUS, EDGE, REFRESH, STATE, Checker
 from tilesim.memory.controller import PRESETS, ControllerConfig, replay, tables_for
 from tilesim.memory.standard import Memory, Rule, evaluate, load_memory, shipped
 from tilesim.sim.errors import ConfigError
@@ -96,6 +96,63 @@ def test_states_buses_and_edges_are_judged() -> None:
     assert EDGE in findings(checker, np.array([[2, act, 0, 5]]))                            # falling edge
     assert BUS in findings(checker, np.array([[1, act, 0, 5], [1, act, 32, 5]]))            # one row bus for both pseudo-channels
     assert not findings(checker, np.array([[1, act, 0, 5], [65, read, 0, 5]]))
+
+
+def test_owed_refreshes_are_judged() -> None:
+    """DDR4, tREFI 9360: one owed is the one just due; without refresh, or one cycle after the second due, two are."""
+    memory = load_memory("ddr4-2400")
+    names, interval = list(memory.standard.commands), memory.ticks["tREFI"]
+    checker = Checker(memory.standard, memory.organisation, memory.ticks)
+    ref, pre = names.index("REF"), names.index("PREA")
+
+    def owed(cycles: list[int], end: int, most: int | None) -> list[int]:
+        log = np.array([*([cycle, ref, 0, -1] for cycle in cycles), [end, pre, 0, -1]], np.int64)
+        return [found.cycle for found in checker.check(log, refresh_debt_max=most) if found.rule == REFRESH]
+
+    assert interval == 9360
+    assert owed([], 10 * interval, None) == []
+    assert owed([], 10 * interval, 8) == [9 * interval, 10 * interval]
+    assert owed([], 10 * interval - 1, 9) == []
+    assert owed([interval + 5, 2 * interval + 5], 2 * interval + 9, 1) == []
+    assert owed([2 * interval], 2 * interval + 9, 1) == []
+    assert owed([2 * interval + 1], 2 * interval + 9, 1) == [2 * interval]
+    assert owed([1000, 2000], 4 * interval, 1) == [4 * interval]                           # two early ones are credit
+
+
+def test_refreshes_of_another_scope_or_bank_do_not_count() -> None:
+    """HBM3: both pseudo-channels owe their own; refreshing bank 0 over and over leaves the others' cells to fade."""
+    memory = load_memory("hbm3-6400")
+    names, ticks = list(memory.standard.commands), memory.ticks
+    checker = Checker(memory.standard, memory.organisation, memory.ticks)
+    whole, single = names.index("REFab"), names.index("REFpb")
+
+    def owing(rows: list[tuple[int, int, int]], per_bank: bool) -> set[int]:
+        log = np.array([(cycle, command, bank, -1) for cycle, command, bank in rows], np.int64)
+        found = checker.check(log, 10_000, refresh_debt_max=1, per_bank=per_bank)
+        return {violation.bank for violation in found if violation.rule == REFRESH}
+
+    every, each = ticks["tREFI"], ticks["tREFIpb"]
+    assert owing([(k * every + 1, whole, 0) for k in range(1, 6)], per_bank=False) == {32}
+    assert owing([(k * every + i, whole, 32 * i) for k in range(1, 6) for i in range(2)], per_bank=False) == set()
+    turns = [(k * each + i, single, 32 * i + (k - 1) % 32) for k in range(1, 100) for i in range(2)]
+    assert owing(turns, per_bank=True) == set()
+    assert owing([(cycle, command, bank // 32 * 32) for cycle, command, bank in turns], per_bank=True) == {
+        bank for bank in range(64) if bank % 32}
+
+
+@pytest.mark.parametrize("postponed", [0, 8])
+@pytest.mark.parametrize(("name", "refresh"), [
+    ("ddr4-2400", "all_bank"), ("hbm3-6400", "all_bank"), ("hbm3-6400", "per_bank"), ("lpddr5-6400", "per_bank")])
+def test_controllers_owe_no_more_refreshes_than_may_be_postponed(name: str, refresh: str, postponed: int) -> None:
+    memory = load_memory(name)
+    options = ControllerConfig(refresh=refresh, refresh_postponed_max=postponed)
+    for seed in range(2):
+        log, _ = run_random(memory, options, 8000, seed)
+        interval = memory.ticks["tREFIpb" if refresh == "per_bank" else "tREFI"]
+        assert int(log[-1, 0]) > 10 * interval
+        checker = Checker(memory.standard, memory.organisation, memory.ticks)
+        assert not checker.check(log, refresh_debt_max=postponed + 1, per_bank=refresh == "per_bank")
+        assert bool(checker.check(log, refresh_debt_max=postponed, per_bank=refresh == "per_bank"))      # and it is reached
 
 
 def run_random(memory: Memory, controller: ControllerConfig, requests: int, seed: int) -> tuple[np.ndarray, int]:
