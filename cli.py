@@ -74,7 +74,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
                         help="change the machine, such as parts.hbm.stacks=4; may be repeated")
     parser.add_argument("--dtype", default="bf16", metavar="NAME", help="number format: bf16, fp8, int8 … (default bf16)")
     parser.add_argument("--attention", choices=("auto", "unfused", "flash"), default="auto", help="how attention is mapped")
-    parser.add_argument("--tp", type=int, default=1, metavar="N",
+    parser.add_argument("--tp", type=int, default=None, metavar="N",
                         help="tensor parallel over N devices (default: what the machine says, else 1)")
     parser.add_argument("--exact", action="store_true", help="switch every reduction off")
     parser.add_argument("--json", metavar="FILE|-", help="write the report as JSON")

@@ -26,7 +26,8 @@ def add_parser(commands: Any, add_workload: Callable[[argparse.ArgumentParser], 
                         help="a machine; name two or more, ratios are over the first")
     add_workload(parser)
     parser.add_argument("--dtype", default="bf16", metavar="NAME", help="number format: bf16, fp8, int8 … (default bf16)")
-    parser.add_argument("--tp", type=int, default=1, metavar="N", help="tensor parallel over N devices of each")
+    parser.add_argument("--tp", type=int, default=None, metavar="N",
+                        help="tensor parallel over N devices of each (default: what a machine says, else 1)")
     parser.add_argument("--json", metavar="FILE|-", help="write the comparison and every report as JSON")
     parser.add_argument("--csv", metavar="FILE|-", help="write one line for each machine")
     parser.add_argument("--plots", metavar="DIR", help="write a plot as PNG")

@@ -66,7 +66,7 @@ class Comparison:
 
 def compare(
     machines: Sequence[str | Path | Machine], workload: Workload | Inference, *, sets: tuple[str, ...] = (),
-    tensor_parallel: int = 1, progress: Callable[[int, int], None] | None = None,
+    tensor_parallel: int | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Run *workload* on each of *machines*, of any family. *sets* change every machine that they are given to;
     *tensor_parallel* divides the model over as many machines of each family that shares models.

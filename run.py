@@ -45,12 +45,13 @@ AttentionMapping = Literal["auto", "unfused", "flash"]
 def simulate(
     machine: str | Path | Machine, workload: Workload | Inference, *, sets: tuple[str, ...] = (), exact: bool = False,
     trace: bool = False, attention: AttentionMapping = "auto", progress: Callable[[int, int], None] | None = None,
-    tensor_parallel: int = 1,
+    tensor_parallel: int | None = None,
 ) -> Report:
     """Run *workload* on *machine* (a shipped name, a YAML file or a config) to its last retired tile.
 
     *sets* are ``path=value`` changes to the machine; *exact* switches every reduction off; *trace* keeps the timeline;
-    *progress* is called with (operators done, operators in all); *tensor_parallel* divides the model over as many devices.
+    *progress* is called with (operators done, operators in all); *tensor_parallel* divides the model over as many devices
+    (None: as many as the machine says).
     Raises ConfigError for input that cannot be right.
     """
     config = find_machine(str(machine), sets) if isinstance(machine, str | Path) else machine
@@ -62,7 +63,7 @@ def simulate(
 def run_graph(
     machine: Machine, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], *,
     exact: bool = False, trace: bool = False, attention: AttentionMapping = "auto",
-    progress: Callable[[int, int], None] | None = None, tensor_parallel: int = 1,
+    progress: Callable[[int, int], None] | None = None, tensor_parallel: int | None = None,
 ) -> Report:
     """Map *graph* onto *machine*, run it and report; *tokens*: that it processes; 0 for a bare operator.
     *described* is what the report says of the workload.
@@ -94,12 +95,12 @@ class RunOptions:
     trace: bool = False
     attention: AttentionMapping = "auto"
     progress: Callable[[int, int], None] | None = None
-    tensor_parallel: int = 1
+    tensor_parallel: int | None = None
 
     def asks_for(self, option: str) -> bool:
         """Whether *option*, as the command line calls it, is set."""
         return {"--exact": self.exact, "--trace": self.trace, "--attention unfused": self.attention == "unfused",
-                "--tp": self.tensor_parallel != 1}[option]
+                "--tp": self.tensor_parallel not in (None, 1)}[option]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Road:
 def _run_parts(
     machine: MachineConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
 ) -> Report:
-    devices = options.tensor_parallel if options.tensor_parallel != 1 else machine.parallel.tensor
+    devices = machine.parallel.tensor if options.tensor_parallel is None else options.tensor_parallel
     own = shard(graph, devices).graph                                       # workloads/: what one device does of it
     try:
         if devices > 1:
@@ -138,7 +139,8 @@ def _run_parts(
 def _run_gpu(
     gpu: Gpu, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
 ) -> Report:
-    return run_gpu_graph(gpu, graph, name, tokens, described, ranks=options.tensor_parallel)
+    ranks = 1 if options.tensor_parallel is None else options.tensor_parallel
+    return run_gpu_graph(gpu, graph, name, tokens, described, ranks=ranks)
 
 
 def _run_einsum(

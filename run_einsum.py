@@ -12,6 +12,7 @@ from .mapping.cascade import run as run_cascade
 from .mapping.cascade_energy import Actions, cascade_actions, flat_actions, linear_actions, prices_pj, unfused_actions
 from .mapping.flat import AttentionShape, best_mapping
 from .mapping.flat_run import run_flat, run_unfused
+from .mapping.in_order import NotSteadyError
 from .sim.energy import EnergyLine
 from .sim.errors import ConfigError
 from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
@@ -52,7 +53,12 @@ def run_einsum_graph(
                               mend="run those by tilesim op, or the model on another chip")
         if any(tensor.dtype.bits != 8 * WORD_BYTES for tensor in (*op.inputs, *op.outputs)):
             raise ConfigError(f"{op.name}: the arrays of {config.name} work on 16-bit words", key="dtype", mend="take fp16 or bf16")
-        ran.append(runner(op, config, machine))
+        try:
+            ran.append(runner(op, config, machine))
+        except NotSteadyError as error:
+            raise ConfigError(f"{op.name}: the tiles of {config.name} reach no steady state at this rate of memory: {error}",
+                              key="bandwidth", value=config.bandwidth_bytes_per_s,
+                              mend="take a bandwidth further from where memory and arrays take the same time") from None
     cycles = sum(one.cycles for one in ran)
     seconds, clock = cycles / config.clock_hz, config.clock_hz
     macs, moved = sum(op.macs for op in ops), round(sum(one.dram_bytes for one in ran))
@@ -74,7 +80,8 @@ def run_einsum_graph(
         reductions=({"name": "steady state", "premise": "tiles whose last periods agreed within 0.5 % go on as they did"},)
         if any(isinstance(op, Attention) for op in ops) else (),
         assumptions=(f"{MEMORY} is an ideal memory, a rate without latency, rows, banks or refresh, as in the paper's own runs",
-                     "operators run one after the other; a design's tiles overlap as its binding says"))
+                     "operators run one after the other; a design's tiles overlap as its binding says",
+                     "a matrix product moves each operand once, whatever the buffer holds, as in the paper's own runs"))
 
 
 def _outputs_bytes(op: Operator) -> int:

@@ -73,3 +73,9 @@ def test_a_chip_is_listed_and_loads_again_as_shown(chip: str, tmp_path: Path) ->
 def test_what_these_arrays_do_not_run_is_refused(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["op", *words, "--arch", "fusemax"]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_rate_at_which_no_tile_settles_is_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["op", "--arch", "fusemax", *SHAPE, "--batch", "1", "--full", "--q", "4096", "--context", "4096"]
+    assert main([*command, "--set", "bandwidth=70 GB/s"]) == 2
+    assert "reach no steady state at this rate of memory" in capsys.readouterr().err

@@ -103,3 +103,15 @@ def test_a_machine_without_links_is_told_what_to_add(capsys: pytest.CaptureFixtu
 def test_heads_that_do_not_divide_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--arch", "hbm-npu", "--model", "llama-3.2-1b", "--phase", "decode", "--tp", "16"]) == 2
     assert "heads = 8, which 16 devices cannot share evenly" in capsys.readouterr().err
+
+
+def test_convolutions_are_not_done_once_on_every_device() -> None:
+    with pytest.raises(tilesim.ConfigError, match=r"conv.* is not divided over devices"):
+        tilesim.simulate("hbm-npu", tilesim.inference("alexnet"), tensor_parallel=2)
+
+
+def test_one_device_may_be_asked_of_a_machine_of_several() -> None:
+    graph = gemm(64, 256, 256)
+    machine = load_machine("hbm-npu", ("parallel.tensor=2",))
+    assert run_graph(machine, graph, "gemm", 0, {}).machine.startswith("2 ×")
+    assert run_graph(machine, graph, "gemm", 0, {}, tensor_parallel=1).machine == "hbm-npu"

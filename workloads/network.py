@@ -7,6 +7,7 @@ and what follows them reads the last step.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -106,6 +107,11 @@ class NetworkConfig(Config):
     def _names_are_known(self) -> NetworkConfig:
         if len(self.input) not in (1, 3):
             raise ValueError(f"input is {list(self.input)}; [height, width, channels] or [width] is wanted")
+        for layer, following in itertools.pairwise(self.layers):
+            if isinstance(following, LstmConfig) and not isinstance(layer, LstmConfig):
+                raise ValueError(f"layer {following.name!r} is an LSTM behind layers of other types; LSTM layers come first")
+        if self.steps > 1 and not isinstance(self.layers[0], LstmConfig):
+            raise ValueError(f"steps is {self.steps}, but no layer is recurrent: only LSTM layers run in steps")
         before: list[str] = ["input"]
         for layer in self.layers:
             if layer.name in before:

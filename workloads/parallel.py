@@ -70,6 +70,9 @@ class _Sharder:
         elif has_part:
             raise ConfigError(f"{op.name} ({op.kind}) cannot work on a part of its input", key="--tp", value=self.ranks,
                               mend="leave --tp out")
+        elif rule is None and op.macs:
+            raise ConfigError(f"{op.name} ({op.kind}) is not divided over devices: each would do all of it", key="--tp",
+                              value=self.ranks, mend="leave --tp out")
         else:
             self.whole |= {tensor.name for tensor in op.inputs}
             self.builder.add(op)

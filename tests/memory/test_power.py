@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilesim.memory.energy import BitEnergy, CommandTimes, CurrentEnergy, Rail
-from tilesim.memory.options import ControllerConfig
 from tilesim.memory.patterns import make_requests
-from tilesim.memory.power import command_energy, command_times, energy_actions, power_over_time, total_pj
+from tilesim.memory.power import Tally, command_energy, command_times, energy_actions, power_over_time, total_pj
 from tilesim.memory.replay import DramRun, serve
 from tilesim.memory.standard import load_memory
 from tilesim.sim.errors import ConfigError
@@ -73,12 +72,11 @@ def test_an_unpriced_refresh_is_one_row_in_every_bank_of_its_scope() -> None:
 def test_refresh_by_bank_without_its_current_is_refused() -> None:
     """The datasheet table of this part states no idd5pb: such a refresh would be free."""
     memory = load_memory("lpddr5-6400")
-    requests = make_requests("random", 200, burst_bytes=memory.organisation.bytes_per_burst, interval_ticks=20,
-                             capacity_bytes=memory.organisation.channel_bytes)
-    run = serve(memory, requests, ControllerConfig(refresh="per_bank"), channels=1)
-    assert run.commands["REFpb"] > 0
+    name = memory.standard.by_role("refresh_bank")
+    assert name is not None
+    assert energy_actions(memory, Tally({name: 0}, 0, 0))
     with pytest.raises(ConfigError, match="idd5pb"):
-        run.energy()
+        energy_actions(memory, Tally({name: 1}, 0, 0))
 
 
 def test_hbm_path_adds_up_to_attaccs_levels() -> None:

@@ -117,3 +117,13 @@ def test_single_operators_from_the_command_line(capsys: pytest.CaptureFixture[st
 def test_operators_keep_the_program_order_of_layers() -> None:
     names = [op.name for op in program_order(inference("alexnet").lower())]
     assert names[:4] == ["conv1", "pool1", "conv2", "pool2"]
+
+
+@pytest.mark.parametrize(("layers", "complaint"), [
+    ("steps: 3\nlayers:\n  - {type: dense, name: a, units: 4}\n", "only LSTM layers run in steps"),
+    ("steps: 3\nlayers:\n  - {type: dense, name: a, units: 4}\n  - {type: lstm, name: b, hidden: 4}\n", "LSTM layers come first"),
+])
+def test_steps_that_no_layer_takes_are_refused(tmp_path: Path, layers: str, complaint: str) -> None:
+    path = written(tmp_path, f"name: net\nsource: a test\ninput: [6]\n{layers}")
+    with pytest.raises(ConfigError, match=complaint):
+        inference(path).lower()
