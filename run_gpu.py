@@ -84,6 +84,8 @@ def run_gpu_graph(
 def _check_fits(gpu: Gpu, graph: OperatorGraph, ranks: int) -> None:
     if ranks < 1:
         raise ConfigError(f"{ranks} GPUs; one or more are wanted", key="--tp", value=ranks)
+    if ranks > 1 and gpu.device.link == "none":
+        raise ConfigError(f"{gpu.name} has no link to another", key="--tp", value=ranks, mend="leave --tp out, or state a link")
     wanted, have = _stored_bytes(graph), ranks * gpu.device.dram_capacity_bytes
     if wanted > have:
         least = -(-wanted // gpu.device.dram_capacity_bytes)

@@ -41,6 +41,8 @@ def vector_work(
 ) -> KernelWork:
     if op not in FUSED_TENSORS:
         raise ConfigError(f"{op!r} is no vector operator", value=op, allowed=tuple(FUSED_TENSORS))
+    if dtype not in ELEMENT_BYTES:
+        raise ConfigError(f"{op} is not modelled in {dtype}", key="dtype", value=dtype, allowed=tuple(ELEMENT_BYTES))
     m, n, warm = (np.atleast_1d(np.asarray(a, dtype=float)) for a in np.broadcast_arrays(m, n, l2_warm))
     architecture, library, device = gpu.architecture, gpu.library, gpu.device
     elements = m * n

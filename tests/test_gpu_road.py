@@ -89,7 +89,9 @@ def test_every_operator_obeys_the_laws(board: str, graph: OperatorGraph) -> None
 def test_whole_models_obey_the_laws(board: str, batch: int, tokens: int, is_prefill: bool, ranks: int, weights: str | None) -> None:
     workload = (tilesim.prefill(TINY, prompt=tokens, batch=batch, weights=weights) if is_prefill
                 else tilesim.decode(TINY, context=tokens, batch=batch, weights=weights))
-    check_laws(tilesim.simulate(find_gpu(board), workload, tensor_parallel=ranks), workload.lower())
+    gpu = find_gpu(board)
+    alone = gpu.device.link == "none"
+    check_laws(tilesim.simulate(gpu, workload, tensor_parallel=1 if alone else ranks), workload.lower())
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -248,3 +250,14 @@ def test_own_board_extends_a_shipped_one(tmp_path: Path) -> None:
     slow = tilesim.simulate(tmp_path / "slow.yaml", workload)
     assert slow.machine == "slow"
     assert slow.seconds > tilesim.simulate("h100-sxm", workload).seconds
+
+
+def test_a_board_without_a_link_is_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--arch", "jetson-agx-orin", "--model", "llama-3.2-1b", "--phase", "decode", "--tp", "2"]) == 2
+    assert "has no link to another" in capsys.readouterr().err
+
+
+def test_a_format_without_a_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["op", "--arch", "l4", "norm", "10", "10", "--dtype", "int32"]) == 2
+    assert "int32" in capsys.readouterr().err
+    assert main(["run", "--arch", "h100-sxm", "--model", "qwen3-0.6b", "--phase", "prefill", "--dtype", "int32"]) == 2

@@ -7,7 +7,7 @@ flag as reason. Floors (a naive roofline, and one with two constants fitted per 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..arch.gpu_collectives import OPERATIONS, collective_seconds, link_class
 from ..arch.gpu_config import Gpu
+from ..sim.errors import ConfigError
 from .calibrate_gpu import SKIPPED_FLAGS
 from .calibrate_links import link_of
 from .contract import GroupSummary, Row, ValidationResult, compare, skip, summarise_group
@@ -25,7 +26,7 @@ from .gpu_llmcompass import LLMCOMPASS_COLUMNS, llmcompass_rows
 from .gpu_micro import micro_rows
 from .gpu_power import power_rows
 from .gpu_published import PUBLISHED_COLUMNS, published_rows
-from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, VECTOR_OPS, RawRow, number, predict_kernels, read_table
+from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, VECTOR_OPS, RawRow, lacking, number, predict_kernels, read_table
 from .gpu_serving import SERVING_COLUMNS, serving_rows
 from .gpu_whole import whole_rows
 
@@ -42,11 +43,18 @@ def validate(reference: Path | None = None, plots: Path | None = None) -> Valida
     """Score every known table under *reference* (our shipped rows without it); plots go to the folder *plots*."""
     gpus = known_gpus(reference)
     tables = {path.stem: read_table(path) for path in (csv_files(reference) if reference is not None else [SHIPPED])}
+    if not any(_is_known(set(table[0])) for table in tables.values() if table):
+        raise ConfigError("no table of measured or published GPU rows", file=str(reference),
+                          mend="see the columns of the suite in the documentation")
     result = score(tables, gpus)
     if plots is not None:
         from .gpu_plots import write_plots
         write_plots(result, plots)
     return result
+
+
+def _is_known(columns: set[str]) -> bool:
+    return any(columns >= known for known in (MEASURED_COLUMNS, LLMCOMPASS_COLUMNS, PUBLISHED_COLUMNS, SERVING_COLUMNS))
 
 
 def score(tables: Mapping[str, Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> ValidationResult:
@@ -65,8 +73,19 @@ def score(tables: Mapping[str, Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> Va
             rows += published_rows(table, stem, gpus)
         elif columns >= SERVING_COLUMNS:
             rows += serving_rows(table, stem, gpus)
-    rows = [with_floor(row, floors) for row in rows]
+    rows = [with_floor(row, floors) for row in _numbered(rows)]
     return ValidationResult("gpu", tuple(rows), tuple(summarise(rows)))
+
+
+def _numbered(rows: Sequence[Row]) -> list[Row]:
+    """*rows* with `#k` behind the k-th of one case and group, from the second on."""
+    seen: Counter[tuple[str, str]] = Counter()
+    numbered = []
+    for row in rows:
+        seen[row.case, row.group] += 1
+        times = seen[row.case, row.group]
+        numbered.append(row if times == 1 else replace(row, case=f"{row.case}#{times}"))
+    return numbered
 
 
 def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]:
@@ -87,7 +106,11 @@ def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
         assert time is not None
         rows.append(timed_row(raw, float(time.seconds[0]), gpus[raw["device"]]))
-    return rows + whole_rows(table, gpus, reasons) + power_rows(table, gpus) + energy_rows(table, gpus) + micro_rows(table, gpus)
+    rows += whole_rows(table, gpus, reasons) + power_rows(table, gpus, reasons) + energy_rows(table, gpus) + micro_rows(table, gpus)
+    scored = {row.case for row in rows}
+    return rows + [
+        skip(raw["row_id"], raw["op"], _expected_us(raw), reasons[raw["row_id"]] or f"no model of the operator {raw['op']!r}")
+        for raw in table if raw["row_id"] not in scored]
 
 
 def skip_reason(raw: RawRow, gpus: Mapping[str, Gpu]) -> str | None:
@@ -95,7 +118,7 @@ def skip_reason(raw: RawRow, gpus: Mapping[str, Gpu]) -> str | None:
     flags = [flag for flag in (raw["flag"] or "").split() if flag in SKIPPED_FLAGS]
     if flags:
         return flags[0]
-    return None if raw["device"] in gpus else f"no description of the device {raw['device']!r}"
+    return lacking(raw) if raw["device"] in gpus else f"no description of the device {raw['device']!r}"
 
 
 def timed_row(raw: RawRow, seconds: float, gpu: Gpu) -> Row:

@@ -13,10 +13,12 @@ TOLERANCE_PCT = 10.0
 _FROM_US = 100.0
 
 
-def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]:
-    """Scores of the rows that carry a board power."""
-    rows: list[Row] = []
-    kernels = [raw for raw in table if number(raw, "power_w") > 0 and raw["op"] in KERNEL_OPS and raw["device"] in gpus]
+def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], reasons: Mapping[str, str | None]) -> list[Row]:
+    """Scores of the rows that carry a board power; *reasons*: why a row cannot be predicted, by its id."""
+    metered = [raw for raw in table if number(raw, "power_w") > 0 and raw["op"] in KERNEL_OPS]
+    rows = [skip(raw["row_id"], f"power:{raw['op']}", number(raw, "power_w"), str(reasons[raw["row_id"]]), device=raw["device"])
+            for raw in metered if reasons[raw["row_id"]] is not None]
+    kernels = [raw for raw in metered if reasons[raw["row_id"]] is None]
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
         assert time is not None
         short = "" if number(raw, "median_us", 0.0) >= _FROM_US else ":lt100us"

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
-from ..arch.gpu_config import Gpu
+from ..arch.gpu_collectives import OPERATIONS
+from ..arch.gpu_config import ELEMENT_BYTES, Gpu
 from ..arch.gpu_kernel import KernelTime
 
 RawRow = Mapping[str, str]
@@ -27,6 +28,26 @@ KERNEL_OPS = ("gemm", "attention_decode", "attention_prefill", "moe", *VECTOR_OP
 WARM_FLAGS = ("l2_warm", "l2_maybe", "l2_assist")
 #: Searches for the largest rate multiply operands that are in their narrow format already.
 SEARCHED_FLAG = "best_of_search"
+
+
+#: What a row of each operator must give, and which of its notes.
+_NEEDED = {"gemm": ("m", "n", "k"), "attention_decode": ("batch", "heads", "kv_heads", "head_dim", "kv_len"),
+           "attention_prefill": ("batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len"), "moe": ("m", "n", "k"),
+           **dict.fromkeys(VECTOR_OPS, ("m", "n")), **dict.fromkeys(OPERATIONS, ("bytes", "ranks"))}
+_NEEDED_NOTES = {"moe": ("experts", "topk")}
+
+
+def lacking(row: RawRow) -> str | None:
+    """Why *row* does not say enough to be predicted, or None."""
+    for column in _NEEDED.get(row["op"], ()):
+        if not number(row, column) > 0:
+            return f"the row gives no {column}"
+    for key in _NEEDED_NOTES.get(row["op"], ()):
+        if note(row, key) is None:
+            return f"the row's notes give no {key}"
+    if row["op"] in KERNEL_OPS and row["dtype"] not in ELEMENT_BYTES:
+        return f"no model of the number format {row['dtype']!r}"
+    return None
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from tilesim.arch.gpu_config import find_gpu
 from tilesim.arch.gpu_gemm import gemm
+from tilesim.sim.errors import ConfigError
 from tilesim.validation.contract import GroupSummary, ValidationResult, compare
 from tilesim.validation.gpu import SHIPPED, score, validate
 from tilesim.validation.gpu_devices import known_gpus
 from tilesim.validation.gpu_models import SHAPES, Engine, step
 from tilesim.validation.gpu_power import steady_power_w
-from tilesim.validation.gpu_rows import read_table
+from tilesim.validation.gpu_rows import MEASURED_COLUMNS, read_table
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "gpu"
 
@@ -119,3 +120,26 @@ def test_every_row_of_the_reference_is_counted_and_every_floor_is_beaten() -> No
         assert found_pct is not None
         assert isinstance(floor_pct, float)
         assert found_pct < floor_pct
+
+
+def test_rows_that_say_too_little_are_counted_with_their_reason() -> None:
+    """An unknown operator, format or board, a missing column, a flag on a power row: skipped, never dropped, no traceback."""
+    base = dict.fromkeys((*MEASURED_COLUMNS, "bytes", "ranks", "power_w", "extra", "batch"), "") | {
+        "device": "H100-SXM5-80GB", "dtype": "bf16", "op": "gemm", "m": "512", "n": "512", "k": "512", "median_us": "30"}
+    rows = [base | {"row_id": name} | change for name, change in {
+        "good": {}, "format": {"dtype": "e5m2"}, "operator": {"op": "sort"}, "board": {"device": "X1"}, "column": {"k": ""},
+        "ranks": {"op": "allreduce", "bytes": "1e6"}, "experts": {"op": "moe"},
+        "power": {"power_w": "300", "flag": "launch_overhead"}, "power board": {"power_w": "300", "device": "X1"}}.items()]
+    result = score({"a": [*rows, rows[0]]}, known_gpus(None))
+    scored = {row.case: row.skipped for row in result.rows}
+    assert scored.pop("good") is None
+    assert scored.pop("good#2") is None
+    assert scored.keys() == {raw["row_id"] for raw in rows[1:]}
+    assert all(scored.values())
+    assert scored["power"] == "launch_overhead"
+    assert all(row.got is not None for row in result.rows if row.skipped is None)
+
+
+def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no table of measured"):
+        validate(tmp_path)
