@@ -58,12 +58,13 @@ def test_replayed_layers_are_within_half_a_percent_of_the_exact_run(phase: str, 
         if not name.startswith("dma"):                   # how long transfers wait for each other is the approximation
             assert reduced.units[name].busy_s == pytest.approx(unit.busy_s, rel=0.001)
     assert reduced.links_bytes == exact.links_bytes
-    ours, theirs = (run.memory["hbm"].details for run in (reduced, exact))
+    details, wanted_details = (run.memory["hbm"].details for run in (reduced, exact))
     for command in ("RD", "WR"):
-        assert ours["commands"][command] == theirs["commands"][command]
-    assert ours["commands"]["REFpb"] == pytest.approx(theirs["commands"]["REFpb"], rel=0.02)
-    assert (theirs["commands"]["REFpb"] > 0) is (machine is MACHINE)
-    assert ours["row_hits"] + ours["row_misses"] + ours["row_conflicts"] == ours["commands"]["RD"] + ours["commands"]["WR"]
+        assert details["commands"][command] == wanted_details["commands"][command]
+    assert details["commands"]["REFpb"] == pytest.approx(wanted_details["commands"]["REFpb"], rel=0.02)
+    assert (wanted_details["commands"]["REFpb"] > 0) is (machine is MACHINE)
+    rows = sum(details[kind] for kind in ("row_hits", "row_misses", "row_conflicts"))
+    assert rows == details["commands"]["RD"] + details["commands"]["WR"]
     state = {line.action: line.count for line in reduced.energy_lines if line.action.startswith("standby")}
     wanted = {line.action: line.count for line in exact.energy_lines if line.action.startswith("standby")}
     assert sum(state.values()) == pytest.approx(sum(wanted.values()), rel=0.005)

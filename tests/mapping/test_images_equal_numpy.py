@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tilesim.mapping.target import Target
 from tilesim.sim.dtypes import parse_dtype
 from tilesim.sim.errors import ConfigError
-from tilesim.sim.program import Load, Segment, TileProgram
+from tilesim.sim.program import Compute, Load, Segment, TileProgram
 from tilesim.workloads import single
 from tilesim.workloads.graph import GraphBuilder, OperatorGraph
 from tilesim.workloads.images import Convolution, Pool, output_extent
@@ -41,7 +41,7 @@ def images(draw: st.DrawFn) -> dict[str, int]:
             "out_width": outs[1]}
 
 
-def conv(sizes: dict[str, int], channels: int, filters: int, groups: int, *, bias: bool = False, activation: str = "",
+def conv(sizes: dict[str, Any], channels: int, filters: int, groups: int, *, bias: bool = False, activation: str = "",
          weights: str = "bf16", between: bool = False) -> OperatorGraph:
     """A convolution of the host's image, or (*between*) of an activation that another operator made."""
     builder = GraphBuilder("conv")
@@ -50,7 +50,8 @@ def conv(sizes: dict[str, int], channels: int, filters: int, groups: int, *, bia
     if between:
         flat = {"rows": sizes["batch"] * sizes["height"] * sizes["width"], "cols": channels}
         given_ = Tensor("given", shape, BF16, "input")
-        builder.add(Elementwise(name="before", inputs=(given_, given_), outputs=(image,), function="add", **flat))
+        builder.add(Elementwise(name="before", inputs=(given_, given_), outputs=(image,), function="add", rows=flat["rows"],
+                                cols=flat["cols"]))
     k = sizes["filter_height"] * sizes["filter_width"] * (channels // groups)
     operands = [image, Tensor("filters", (groups, k, filters // groups), parse_dtype(weights), "weight")]
     operands += [Tensor("bias", (filters,), BF16, "weight")] if bias else []
@@ -64,7 +65,7 @@ def conv(sizes: dict[str, int], channels: int, filters: int, groups: int, *, bia
 @given(sizes=images(), groups=st.integers(1, 3), each=st.integers(1, 5), filters=st.integers(1, 6), bias=st.booleans(),
        activation=st.sampled_from(["", "relu"]), between=st.booleans(), machine=machines)
 def test_convolution_equals_its_definition(
-    sizes: dict[str, int], groups: int, each: int, filters: int, bias: bool, activation: str, between: bool,
+    sizes: dict[str, Any], groups: int, each: int, filters: int, bias: bool, activation: str, between: bool,
     machine: dict[str, Any], toy_target: MakeTarget, equals_numpy: Check,
 ) -> None:
     graph = conv(sizes, groups * each, groups * filters, groups, bias=bias, activation=activation, between=between)
@@ -74,7 +75,7 @@ def test_convolution_equals_its_definition(
 @quick
 @given(sizes=images(), channels=st.integers(1, 6), bias=st.booleans(), machine=machines, weights=st.sampled_from(["bf16", "int8"]))
 def test_depthwise_convolution_equals_its_definition(
-    sizes: dict[str, int], channels: int, bias: bool, machine: dict[str, Any], weights: str, toy_target: MakeTarget,
+    sizes: dict[str, Any], channels: int, bias: bool, machine: dict[str, Any], weights: str, toy_target: MakeTarget,
     equals_numpy: Check,
 ) -> None:
     equals_numpy(conv(sizes, channels, channels, channels, bias=bias, weights=weights), toy_target(**machine))
@@ -84,7 +85,7 @@ def test_depthwise_convolution_equals_its_definition(
 @given(sizes=images(), channels=st.sampled_from([2, 4, 8]), filters=st.sampled_from([2, 4, 8]), machine=machines,
        weights=st.sampled_from(["int8", "fp8", "int4"]))
 def test_convolution_with_packed_filters_equals_its_definition(
-    sizes: dict[str, int], channels: int, filters: int, machine: dict[str, Any], weights: str, toy_target: MakeTarget,
+    sizes: dict[str, Any], channels: int, filters: int, machine: dict[str, Any], weights: str, toy_target: MakeTarget,
     equals_numpy: Check,
 ) -> None:
     equals_numpy(conv(sizes, channels, filters, 1, weights=weights), toy_target(**machine))
@@ -92,7 +93,7 @@ def test_convolution_with_packed_filters_equals_its_definition(
 
 @quick
 @given(sizes=images(), channels=st.integers(1, 6), function=st.sampled_from(["max", "average"]), machine=machines)
-def test_pooling_equals_its_definition(sizes: dict[str, int], channels: int, function: str, machine: dict[str, Any],
+def test_pooling_equals_its_definition(sizes: dict[str, Any], channels: int, function: str, machine: dict[str, Any],
                                        toy_target: MakeTarget, equals_numpy: Check) -> None:
     builder = GraphBuilder("pool")
     image = Tensor("image", (sizes["batch"], sizes["height"], sizes["width"], channels), BF16, "input")
@@ -186,7 +187,7 @@ def test_few_filters_leave_arrays_to_positions(filters: int, parts: int) -> None
     machine = load_machine("hbm-npu")
     channels = filters
     program = map_graph(conv(sizes_of(28, 28, 3, 1, 1), channels, filters, 1), machine)
-    records = [r for r in program.steps[0].segment.records if getattr(r, "function", "") == "conv"]
+    records = [r for r in program.steps[0].segment.records if isinstance(r, Compute) and r.function == "conv"]
     assert {record.params["split"] for record in records} == {parts}
     array = machine.only(SystolicConfig, "systolic")[1]
     patches = records[0].params["patches"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def ends_ps(env: simpy.Environment, ideal: IdealMemory, asked: list[tuple[int, i
     """When transfers of (start in ps, bytes, write) end."""
     ended = [0] * len(asked)
 
-    def ask(number: int, start_ps: int, nbytes: int, write: bool):
+    def ask(number: int, start_ps: int, nbytes: int, write: bool) -> Generator[simpy.Event, None, None]:
         yield env.timeout(start_ps)
         yield ideal.transfer([(0, nbytes)], write)
         ended[number] = int(env.now)

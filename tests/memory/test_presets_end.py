@@ -13,7 +13,8 @@ from tilesim.memory.standard import load_memory
 from tilesim.sim.errors import ConfigError
 
 DDR4 = load_memory("ddr4-2400")
-CONTROLLERS = PRESETS | {
+CONTROLLERS = {
+    **PRESETS,
     "banked": ControllerConfig(scheduler="banked", keep_order=False),
     "shallow": ControllerConfig(scheduler="banked", keep_order=False, bank_queue=1, read_queue=2, write_queue=2),
     "no watermark": ControllerConfig(write_low_watermark=0),

@@ -6,7 +6,9 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 from tilesim.cli import main
 from tilesim.validation.reproduction import REPRODUCERS, Figure, Reproduction, draw, load_system, reproduce, system_folder
 
@@ -56,10 +58,10 @@ def test_every_figure_gives_its_reason() -> None:
 def test_the_bars_are_our_figures_and_the_marks_the_papers() -> None:
     picture = draw(fusemax())["attention-speedup"]
     shown = [figure for figure in fusemax().points if figure.quantity == "attention speed-up over unfused"]
-    heights = sorted(bar.get_height() for panel in picture.axes for bar in panel.patches)
+    heights = sorted(bar.get_height() for panel in picture.axes for bar in panel.patches if isinstance(bar, Rectangle))
     assert heights == sorted(figure.ours for figure in shown)
     marks = sorted(float(y) for panel in picture.axes for line in panel.lines if line.get_marker() == "_"
-                   for y in line.get_ydata())                                       # type: ignore[union-attr]
+                   for y in np.asarray(line.get_ydata(), float))
     assert marks == sorted(figure.paper for figure in shown if figure.paper is not None)
 
 

@@ -7,6 +7,7 @@ import tilesim
 from tilesim.arch.machine import load_machine
 from tilesim.arch.systolic import SystolicConfig
 from tilesim.memory.dram import DramConfig
+from tilesim.memory.sram import SramConfig
 from tilesim.validation.tpu_v1 import (
     APPLICATIONS,
     BUSY_W,
@@ -58,7 +59,7 @@ def test_the_chip_is_that_of_its_paper() -> None:
     assert 2 * array.peak_macs_per_s == pytest.approx(92e12, rel=0.003)
     assert memory.peak_bytes_per_s == pytest.approx(34e9, rel=0.005)
     assert memory.capacity_bytes == 8 << 30
-    buffers = machine.parts["buffers"]
+    _, buffers = machine.only(SramConfig, "sram")
     assert buffers.stream_bytes == 4 * array.rows * array.cols
     assert buffers.accumulators_bytes == 4096 * 256 * 4
 

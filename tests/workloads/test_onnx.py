@@ -12,10 +12,11 @@ from tilesim.cli import main
 from tilesim.sim.dtypes import parse_dtype
 from tilesim.sim.errors import ConfigError
 from tilesim.workloads.graph import OperatorGraph, program_order, tensors_of, totals
-from tilesim.workloads.images import Convolution
+from tilesim.workloads.images import Convolution, Pool
 from tilesim.workloads.network import inference
 from tilesim.workloads.onnx_graph import lower_onnx
 from tilesim.workloads.onnx_reader import OnnxConfig, OnnxNode
+from tilesim.workloads.operators import Gemm
 
 BF16 = parse_dtype("bf16")
 HAS_ONNX = importlib.util.find_spec("onnx") is not None
@@ -47,6 +48,7 @@ def test_convolution_takes_in_norm_and_activation_and_flatten_is_free() -> None:
     assert isinstance(conv, Convolution)
     assert (conv.activation, conv.has_bias, conv.out_height, conv.pad_top, conv.channels) == ("relu", True, 4, 1, 3)
     assert dense.inputs[0] == conv.outputs[0]
+    assert isinstance(dense, Gemm)
     assert dense.weight_transposed
     assert totals(graph).macs == 2 * (16 * 16 * 27 + 2560)
     assert [t.role for t in tensors_of(graph).values()] == ["input", "weight", "weight", "activation", "weight", "weight", "output"]
@@ -93,6 +95,7 @@ def test_same_padding_is_that_of_the_output() -> None:
     graph = lowered([node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")],
                     {"x": (1, 4, 9, 9), "y": (1, 4, 5, 5)})
     (pool,) = program_order(graph)
+    assert isinstance(pool, Pool)
     assert (pool.pad_top, pool.out_height) == (1, 5)
 
 
