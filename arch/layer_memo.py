@@ -61,9 +61,9 @@ def run_program(
         run = engine.run()
         marks = [engine.marked[end] for end in ends]
         before, middle, last = (mark.at_ps for mark in (marks[0], marks[len(marks) // 2], marks[-1]))
-        halves_differ = abs((last - middle) - (middle - before)) / (last - middle)
-        if halves_differ <= _AGREEMENT:
-            return lengthened(engine, run, repeat, periods, marks, halves_differ)
+        differ_ps = abs((last - middle) - (middle - before))
+        if last - middle > 0 and differ_ps <= _AGREEMENT * (last - middle):
+            return lengthened(engine, run, repeat, periods, marks, differ_ps / (last - middle))
         periods *= 2
     return Engine(machine, program, exact=exact, trace=trace, progress=progress, fabric=fabric() if fabric else None).run()
 

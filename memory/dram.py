@@ -26,7 +26,7 @@ from .channels import Channels
 from .controller import ControllerConfig, tables_for
 from .power import Tally, energy_actions, refuse_unpriced_refresh
 from .standard import Memory, load_memory
-from .traffic import Traffic, added, steady_counts
+from .traffic import Traffic, added, asked_ranges, steady_counts
 
 Int64Array = npt.NDArray[np.int64]
 #: SimPy runs events of one time by priority, 0 and 1 being its own; the memory comes after all of them.
@@ -121,13 +121,10 @@ class DramSystem:
 
         Bursts are whole: a range that covers part of a burst moves all of it. Reads take the on-chip latency besides.
         """
-        asked = np.asarray(ranges, np.int64).reshape(-1, 2)
-        asked = asked[asked[:, 1] > 0]
+        asked = asked_ranges(ranges, self.capacity_bytes)
         done, self.last_burst_bytes = self.env.event(), 0
         if not len(asked):
             return done.succeed()
-        if int(asked[:, 0].min()) < 0 or int((asked[:, 0] + asked[:, 1]).max()) > self.capacity_bytes:
-            raise ValueError(f"a transfer leaves the memory's {self.capacity_bytes} bytes")
         nbytes = int(asked[:, 1].sum())
         start, end = self._bursts(asked)
         moved = self.last_burst_bytes = int((end - start).sum()) * self.config.device.organisation.bytes_per_burst

@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import simpy
 from pydantic import Field
 
 from ..sim.config import Config
 from ..sim.units import BITS_PER_BYTE, PS_PER_S, Bytes, BytesPerSecond, PicojoulesPerBit, Picoseconds, si_text
-from .traffic import Traffic
+from .traffic import Traffic, asked_ranges
 
 
 class IdealMemoryConfig(Config):
@@ -50,13 +49,10 @@ class IdealMemory:
 
     def transfer(self, ranges: npt.ArrayLike, write: bool) -> simpy.Event:
         """Move the byte *ranges*, (n, 2) of address and size, as one transfer; the event comes at its end."""
-        asked = np.asarray(ranges, np.int64).reshape(-1, 2)
-        asked = asked[asked[:, 1] > 0]
+        asked = asked_ranges(ranges, self.capacity_bytes)
         done, self.last_burst_bytes = self.env.event(), 0
         if not len(asked):
             return done.succeed()
-        if int(asked[:, 0].min()) < 0 or int((asked[:, 0] + asked[:, 1]).max()) > self.capacity_bytes:
-            raise ValueError(f"a transfer leaves the memory's {self.capacity_bytes} bytes")
         nbytes = self.last_burst_bytes = int(asked[:, 1].sum())
         if write:
             self.written_bytes += nbytes

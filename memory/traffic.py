@@ -6,6 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+
+def asked_ranges(ranges: npt.ArrayLike, capacity_bytes: int) -> npt.NDArray[np.int64]:
+    """The byte ranges, (n, 2) of address and size, that are not empty; a ValueError where one leaves the memory."""
+    asked = np.asarray(ranges, np.int64).reshape(-1, 2)
+    asked = asked[asked[:, 1] > 0]
+    if len(asked) and (int(asked[:, 0].min()) < 0 or int((asked[:, 0] + asked[:, 1]).max()) > capacity_bytes):
+        raise ValueError(f"a transfer leaves the memory's {capacity_bytes} bytes")
+    return asked
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:

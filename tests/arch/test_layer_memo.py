@@ -63,11 +63,18 @@ def test_replayed_layers_are_within_half_a_percent_of_the_exact_run(phase: str, 
         assert details["commands"][command] == wanted_details["commands"][command]
     assert details["commands"]["REFpb"] == pytest.approx(wanted_details["commands"]["REFpb"], rel=0.02)
     assert (wanted_details["commands"]["REFpb"] > 0) is (machine is MACHINE)
+    for kind in ("row_hits", "row_misses", "row_conflicts"):
+        assert details[kind] == pytest.approx(wanted_details[kind], rel=0.05, abs=50)
     rows = sum(details[kind] for kind in ("row_hits", "row_misses", "row_conflicts"))
     assert rows == details["commands"]["RD"] + details["commands"]["WR"]
     state = {line.action: line.count for line in reduced.energy_lines if line.action.startswith("standby")}
     wanted = {line.action: line.count for line in exact.energy_lines if line.action.startswith("standby")}
     assert sum(state.values()) == pytest.approx(sum(wanted.values()), rel=0.005)
+    for line, picoseconds in wanted.items():
+        assert state[line] == pytest.approx(picoseconds, abs=0.02 * sum(wanted.values()))
+    for name in ("mxu", "vpu"):
+        waited, wanted_waits = (sum(run.units[name].stalled_s.values()) for run in (reduced, exact))
+        assert waited == pytest.approx(wanted_waits, rel=0.02)
 
 
 def test_layers_that_take_different_times_are_simulated_whole() -> None:
