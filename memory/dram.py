@@ -204,6 +204,16 @@ class DramSystem:
 
     # -- what it did -------------------------------------------------------------------------------------------------
 
+    def _settle(self, end_ps: int) -> int:
+        """Bring every channel to the end of the run, however far the last transfer led it; gives that cycle of its own clock.
+
+        Idle channels refresh too: without this their count would depend on how far ahead they happened to run.
+        """
+        assert not self._pending, "a run ends when its transfers have"
+        end = self.clock.cycle_at(end_ps) - int(self._replayed.get("cycles", 0))
+        self._advance(end)
+        return end
+
     def reduction(self) -> dict[str, Any]:
         """Which channels were simulated for which: the symmetry reduction as the report names it."""
         return {"name": "channel symmetry", "used": not self.exact and self.channels.classes < self.config.channels,
@@ -245,6 +255,7 @@ class DramSystem:
 
     def details(self, end_ps: int) -> dict[str, Any]:
         """The memory's entry of the report: counts, utilisation of the data bus, share of time in refresh, classes."""
+        self._settle(end_ps)
         device, counts = self.config.device, self.counters()
         cycles = max(1, self.clock.cycle_at(end_ps))
         organisation, ticks = device.organisation, device.ticks
@@ -272,8 +283,7 @@ class DramSystem:
 
     def energy_actions(self, end_ps: int) -> dict[str, tuple[int, float]]:
         """Counted actions and the energy of each in picojoules; empty where the memory states no energy."""
-        end = max(1, self.clock.cycle_at(end_ps))
+        end = self._settle(end_ps)                              # open cycles of replayed periods are counted apart
         scope_ps = end_ps * int(self.tables.params[at.P_SCOPES]) * self.config.channels
-        end -= self._replayed.get("cycles", 0)                  # its open cycles are counted apart
         open_ps = min(scope_ps, self.clock.ps_of(self.channels.open_cycles(end) + self._replayed.get("open_cycles", 0)))
         return energy_actions(self.config.device, Tally(self.counters()["commands"], open_ps, scope_ps - open_ps))

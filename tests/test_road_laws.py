@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 import tilesim
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tilesim.arch.engine import Engine
 from tilesim.arch.machine import MachineConfig, load_machine
@@ -152,6 +152,7 @@ def test_values_are_right_in_the_order_that_was_timed(graph: OperatorGraph, sram
 
 @few
 @given(machines, graphs)
+@example(machine(rows=8, arrays=3, lanes=16, sram_kib=1024, banks=14, link_gbytes=300, shadow=False), gemm(16, 16, 176))
 def test_exact_run_takes_the_same_time(config: MachineConfig, graph: OperatorGraph) -> None:
     """Channel symmetry is the only reduction of one operator, and exact: also where ragged tensors part the channels."""
     reduced, exact = run(config, graph), run(config, graph, exact=True)
