@@ -468,12 +468,18 @@ def next_horizon(states: Int64Array, p: Int64Array, descs: Int64Array, bound: In
         while s[S_DESC_LOW] < s[S_DESC_TAIL] and desc[s[S_DESC_LOW], D_LEFT] == 0:
             s[S_DESC_LOW] += 1
         looked = min(s[S_DESC_TAIL], s[S_DESC_LOW] + LOOKED)
-        if looked < s[S_DESC_TAIL]:
-            # What lies behind has not been admitted: one request a cycle is, so none of it ends sooner than this.
-            horizon = min(horizon, s[S_NOW] + max(0, looked - s[S_DESC_HEAD]) + p[P_LOOKAHEAD])
-        for d in range(s[S_DESC_LOW], looked):
+        last = s[S_DESC_TAIL] - 1
+        if looked <= last:
+            x = desc[last, D_TRANSFER]
+            if desc[looked, D_TRANSFER] == x:
+                bound[x, 1] += last + 1 - looked        # descriptors of a transfer stand together: all of them are of this one
+                looked = s[S_DESC_TAIL]
+            else:
+                # What lies behind has not been admitted: one request a cycle is, so none of it ends sooner than this.
+                horizon = min(horizon, s[S_NOW] + max(0, looked - s[S_DESC_HEAD]) + p[P_LOOKAHEAD])
+        for d in range(s[S_DESC_LOW], min(looked, s[S_DESC_LOW] + LOOKED)):
             bound[desc[d, D_TRANSFER], 1] += desc[d, D_LEFT]
-        for d in range(s[S_DESC_LOW], looked):
+        for d in range(s[S_DESC_LOW], min(looked, s[S_DESC_LOW] + LOOKED + 1)):
             x = desc[d, D_TRANSFER]
             if bound[x, 1] > 0:
                 soonest = s[S_NOW] + (bound[x, 1] - 1) * p[P_MIN_COLUMN_GAP] + p[P_LOOKAHEAD]

@@ -85,7 +85,7 @@ P_REFI: Final = 63                  # cycles between two refreshes of one scope;
 P_PER_BANK: Final = 64              # 1: refresh one bank at a time
 P_SPLIT_WINDOW: Final = 65          # ACT2 must follow ACT within so many cycles (LPDDR5 tAAD); 0: one-part ACT
 P_WCK_POST: Final = 66              # write clock stays in sync so long after a burst (LPDDR5 tWCKPST); -1: no sync needed
-P_MIN_COLUMN_GAP: Final = 67        # no channel moves more than one burst in so many cycles
+P_MIN_COLUMN_GAP: Final = 67        # no channel ends more than one request in so many cycles; 0: any number
 P_LOOKAHEAD: Final = 68             # no request ends sooner after its column command than this
 # Controller.
 P_SCHEDULER: Final = 70             # SCHED_*

@@ -101,9 +101,11 @@ def compile_tables(
     params[at.P_WCK_POST] = -1 if post is None else evaluate(post, timing)
     params[at.P_DUAL_BUS] = standard.dual_bus
     params[at.P_ALIGN_COLUMN] = params[at.P_ALIGN_ROW] = standard.half_clock_ticks
-    params[at.P_MIN_COLUMN_GAP] = max(1, timing["tBL"] // organisation.pseudo_channels)
     for index, value in controller.items():
         params[index] = value
+    # A write that merges ends when it is admitted, one a cycle; reads of one address end all at once.
+    params[at.P_MIN_COLUMN_GAP] = 0 if params[at.P_MERGE_READS] else 1 if params[at.P_MERGE] else max(
+        1, timing["tBL"] // organisation.pseudo_channels)
     params[at.P_LOOKAHEAD] = 1 if params[at.P_MERGE] or params[at.P_MERGE_READS] else (
         timing["tBL"] + min(timing["tCL"], timing["tCWL"]))
     params[at.P_SEGMENTS], params[at.P_XORS] = len(segments) - xors, xors

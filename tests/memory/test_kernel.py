@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilesim.memory import layout as at
 from tilesim.memory.address import parse_mapping
-from tilesim.memory.controller import PRESETS, ControllerConfig, Replay, replay, tables_for
+from tilesim.memory.advance import advance
+from tilesim.memory.controller import PRESETS, ControllerConfig, Replay, descriptors, replay, tables_for
 from tilesim.memory.standard import load_memory
 
 CASES = [(memory, preset) for memory in ("ddr4-2400", "hbm3-6400", "lpddr5-6400") for preset in ("ramulator", "dramsim3")]
@@ -108,6 +109,34 @@ def test_a_closed_page_policy_closes_rows_that_nobody_waits_for() -> None:
     assert kept.command_counts["ACT"] == 1
     assert closed.command_counts["ACT"] == 2
     assert closed.command_counts["PRE" if "PRE" in closed.command_counts else "PREpb"] >= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), memory_name=st.sampled_from(["ddr4-2400", "hbm3-6400"]), hot=st.sampled_from([6, 1 << 12]),
+       controller=st.sampled_from([ControllerConfig(), ControllerConfig(merge_writes=True), PRESETS["dramsim3"]]),
+       transfers=st.integers(1, 4), lengths=st.sampled_from([1, 40]), behind=st.integers(1, 400))
+def test_no_channel_passes_the_end_of_a_transfer(
+    seed: int, memory_name: str, hot: int, controller: ControllerConfig, transfers: int, lengths: int, behind: int,
+) -> None:
+    """Who waits for a transfer may ask for more when it ends: until then no channel may have run on, however many wait behind."""
+    rng, channels, memory = np.random.default_rng(seed), 3, load_memory(memory_name)
+    mapping = parse_mapping(memory.address_mapping, memory.organisation)
+    tables = tables_for(memory.standard, memory.organisation, memory.ticks, mapping, controller)
+    states, parts = tables.new_states(channels), rng.integers(1, behind + 1, transfers)
+    queued = np.zeros((channels, int(parts.sum()), at.D_SIZE), np.int64)
+    for channel in range(channels):
+        rows = [descriptors(rng.integers(0, hot, n), rng.integers(1, lengths + 1, n), np.full(n, 1 + 9 * x),
+                            np.full(n, x % 2 == 1), x) for x, n in enumerate(parts)]
+        queued[channel] = np.concatenate(rows)
+    states[:, at.S_DESC_TAIL] = queued.shape[1]
+    table = np.stack((channels * parts, np.zeros_like(parts)), axis=1)
+    no_log, bound = np.zeros((1, 0, at.L_SIZE), np.int64), np.zeros((transfers, 2), np.int64)
+    alive = set(range(transfers))
+    while alive:
+        assert advance(states, tables, queued, table, no_log, bound, at.NEVER)
+        ended = {x for x in alive if table[x, at.X_LEFT] == 0}
+        assert states[:, at.S_NOW].max() <= min(table[x, at.X_FINISH] for x in ended)
+        alive -= ended
 
 
 def test_requests_of_a_channel_cost_the_same_whatever_their_number() -> None:
