@@ -10,9 +10,10 @@ import simpy
 
 from .arch.collectives import ALGORITHMS, LEAST_SENT, plan
 from .arch.engine import Engine, ProgramRun
-from .arch.interconnect import Fabric, InterconnectConfig
+from .arch.interconnect import Fabric
 from .arch.layer_memo import run_program
 from .arch.machine import MachineConfig
+from .arch.wires import InterconnectConfig
 from .sim.energy import EnergyLine
 from .sim.errors import ConfigError
 from .sim.program import Compute, TileProgram

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import networkx as nx
 
 from ..sim.units import PS_PER_S
-
-if TYPE_CHECKING:
-    from .interconnect import InterconnectConfig
+from .wires import InterconnectConfig
 
 #: (from, to, share of the buffer that moves)
 Transfer = tuple[int, int, Fraction]

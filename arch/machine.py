@@ -17,10 +17,10 @@ from ..sim.config import Config
 from ..sim.errors import ConfigError
 from ..sim.units import BytesPerSecond, Hertz, PicojoulesPerBit, Picoseconds, Watts
 from ..sim.yaml_reader import Document, find_named, set_value
-from .interconnect import InterconnectConfig
 from .systolic import SystolicConfig
 from .technology import fill_energies
 from .vector import VectorConfig
+from .wires import InterconnectConfig
 
 
 class DmaConfig(Config):

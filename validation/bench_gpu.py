@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from ..arch.gpu_config import find_gpu
 from ..run import run_graph, simulate
-from ..workloads.model import load_model
 from ..workloads.phases import decode, prefill
+from ..workloads.shipped import load_model
 from .bench import Line
 
 #: Runs of each case, of which the least counts: what others do on the machine is not ours.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..sim.plots import COLOURS
 from .contract import Row
+from .mess_tables import Measured, Simulated
 from .mess_traffic import MessPoint
-
-if TYPE_CHECKING:
-    from .mess import Measured, Simulated
 
 
 def draw(

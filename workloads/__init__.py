@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .graph import GraphBuilder, OperatorGraph, Totals, program_order, tensors_of, totals
-    from .model import ModelConfig, load_model, shipped_models
+    from .model import ModelConfig
     from .operators import Attention, Embedding, Gemm, KvAppend, Operator, SelectLast
     from .phases import Precision, Workload, decode, prefill
+    from .shipped import load_model, shipped_models
     from .tensors import Tensor
     from .vector import Elementwise, Norm, Rope, Softmax
 
@@ -24,9 +25,10 @@ __all__ = [
 
 _HOME = {
     "graph": ("GraphBuilder", "OperatorGraph", "Totals", "program_order", "tensors_of", "totals"),
-    "model": ("ModelConfig", "load_model", "shipped_models"),
+    "model": ("ModelConfig",),
     "operators": ("Attention", "Embedding", "Gemm", "KvAppend", "Operator", "SelectLast"),
     "phases": ("Precision", "Workload", "decode", "prefill"),
+    "shipped": ("load_model", "shipped_models"),
     "tensors": ("Tensor",),
     "vector": ("Elementwise", "Norm", "Rope", "Softmax"),
 }

@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..sim.config import Config
-from ..sim.errors import ConfigError
-from ..sim.yaml_reader import find_named
 
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "configs" / "models"
 
@@ -94,28 +92,3 @@ class ModelConfig(Config):
     def kv_elements_per_token(self) -> int:
         """K and V elements that one token adds to the cache, over all layers."""
         return 2 * self.layers * self.kv_cols
-
-
-def shipped_models() -> dict[str, Path]:
-    """Name → file of the models that come with the package."""
-    return {path.stem: path for path in sorted(MODELS_FOLDER.glob("*.json"))}
-
-
-def load_model(model: str | Path | ModelConfig) -> ModelConfig:
-    """The model that *model* means: a value as it is, a shipped name (``llama-3.2-1b``), or a path to a ``config.json``."""
-    from .huggingface import read_model
-
-    if isinstance(model, ModelConfig):
-        return model
-    path = Path(model)
-    if isinstance(model, Path) or (model not in shipped_models() and path.is_dir()):
-        if path.is_dir():
-            inside = path / "config.json"
-            raise ConfigError("is a directory; a model file is wanted", file=str(path), key="model", value=str(model),
-                              mend=f"write {inside}" if inside.is_file() else None)
-        return read_model(path)
-    found = find_named(model, [MODELS_FOLDER], "model")
-    if found.suffix in (".yaml", ".yml"):
-        raise ConfigError("is a network of layers, which has no prefill or decode", file=str(found), key="model", value=str(model),
-                          mend="run it without a phase (in Python: tilesim.inference)")
-    return read_model(found)

@@ -21,7 +21,8 @@ from ..sim.dtypes import DTYPES, DType, parse_dtype
 from ..sim.errors import ConfigError
 from .decoder import Pass, lower_decoder
 from .graph import OperatorGraph
-from .model import ModelConfig, load_model
+from .model import ModelConfig
+from .shipped import load_model
 from .tensors import positive_count
 
 Logits = Literal["last", "all"]

@@ -10,8 +10,9 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilesim.arch.collectives import ALGORITHMS, LEAST_SENT, hops_and_sent, plan
-from tilesim.arch.interconnect import Fabric, InterconnectConfig, cluster
+from tilesim.arch.interconnect import Fabric, cluster
 from tilesim.arch.machine import load_machine
+from tilesim.arch.wires import InterconnectConfig
 
 
 def wires(topology: str = "ring", gb_per_s: float = 100.0, latency_ps: int = 500_000) -> InterconnectConfig:

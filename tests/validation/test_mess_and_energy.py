@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tilesim.memory.standard import load_memory
 from tilesim.sim.errors import ConfigError
-from tilesim.validation import dram, energy, mess
+from tilesim.validation import dram, energy, mess, mess_tables
 from tilesim.validation.mess_traffic import mess_point
 
 SHARED = Path(__file__).parents[3] / "shared" / "reference"
@@ -19,7 +19,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "reference"
 @pytest.mark.parametrize("reads", ["1.0", "0.5"])
 def test_points_of_cleaning_up_the_mess(nop: int, reads: str) -> None:
     """arXiv 2510.15744, figure 3: bandwidth within 5 %, latency within 10 % below the knee and 25 % past it."""
-    with mess.SHIPPED.open() as file:
+    with mess_tables.SHIPPED.open() as file:
         row = next(r for r in csv.DictReader(file) if r["read_fraction"] == reads and r["nop_counter"] == str(nop))
     point = mess_point(load_memory("ddr5-4800"), 16, float(reads), nop, probes=600)
     assert point.gb_per_s == pytest.approx(float(row["bandwidth_GBps"]), rel=0.05)

@@ -9,8 +9,9 @@ import tilesim
 from tilesim.cli import main
 from tilesim.sim.errors import ConfigError
 from tilesim.workloads.graph import program_order, tensors_of, totals
-from tilesim.workloads.model import MODELS_FOLDER, load_model
+from tilesim.workloads.model import MODELS_FOLDER
 from tilesim.workloads.network import inference, is_network, load_network
+from tilesim.workloads.shipped import load_model
 
 HEAD = "name: net\nsource: a test\ninput: [8, 8, 3]\nlayers:\n"
 
