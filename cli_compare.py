@@ -80,7 +80,8 @@ def _print(found: Comparison) -> None:
         table.add_column(heading)
     for row in found.rows:
         rate = "–" if row.tokens_per_s is None else f"{row.tokens_per_s:,.1f}"
+        energy = "–" if row.energy_ratio is None else f"{row.energy_ratio:.2f}"
         table.add_row(row.machine, si_text(row.seconds, "s"), rate, f"{row.speed_up:.2f}", si_text(row.energy_j, "J"),
-                      f"{row.energy_ratio:.2f}", si_text(row.power_w, "W"), si_text(row.roofline_s, "s"),
-                      f"{row.roofline_ratio:.2f}", row.bound, row.bottleneck)
+                      energy, si_text(row.power_w, "W"), si_text(row.roofline_s, "s"), f"{row.roofline_ratio:.2f}", row.bound,
+                      row.bottleneck)
     Console(width=None if sys.stdout.isatty() else 150, highlight=False).print(table)

@@ -28,7 +28,7 @@ class ComparisonRow:
     tokens_per_s: float | None
     speed_up: float
     energy_j: float
-    energy_ratio: float
+    energy_ratio: float | None             # None where the first machine states no energies
     power_w: float
     roofline_s: float
     roofline_ratio: float
@@ -86,7 +86,8 @@ def compare(
 def _row(report: Report, first: Report) -> ComparisonRow:
     return ComparisonRow(
         machine=report.machine, seconds=report.seconds, tokens_per_s=report.tokens_per_s, speed_up=first.seconds / report.seconds,
-        energy_j=report.energy_j, energy_ratio=report.energy_j / first.energy_j, power_w=report.energy_j / report.seconds,
+        energy_j=report.energy_j, energy_ratio=report.energy_j / first.energy_j if first.energy_j else None,
+        power_w=report.energy_j / report.seconds,
         roofline_s=report.bounds.roofline_s, roofline_ratio=report.distance_to_roofline, bound=report.bounds.kind,
         bottleneck=_bottleneck(report),
     )

@@ -14,6 +14,7 @@ from .arch.families import Machine, find_machine
 from .arch.gpu_config import Gpu
 from .arch.layer_memo import run_program
 from .arch.machine import MachineConfig
+from .arch.scalesim import ScaleSimConfig
 from .arch.systolic import SystolicConfig
 from .arch.vector import VectorConfig
 from .mapping.mapper import map_graph
@@ -23,6 +24,7 @@ from .memory.sram import SramConfig
 from .run_einsum import run_einsum_graph
 from .run_gpu import run_gpu_graph
 from .run_parallel import of_all_devices, run_devices, wires_of
+from .run_scalesim import run_scalesim_graph
 from .sim.clock import Clock
 from .sim.errors import ConfigError
 from .sim.program import Step, TileProgram
@@ -149,13 +151,21 @@ def _run_einsum(
     return run_einsum_graph(config, graph, name, tokens, described)
 
 
+def _run_scalesim(
+    config: ScaleSimConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
+) -> Report:
+    return run_scalesim_graph(config, graph, name, tokens, described)
+
+
 _ONE_DESIGN = "its attention is its design's, and long regular stretches go by their period"
+_OTHERS_TIMING = "it keeps another simulator's timing, which has no such choice"
 _WHOLE_KERNELS = "its kernels are timed whole, by closed forms: there is no reduction, timeline or mapping to choose"
 #: What `arch.families` reads → how it runs. A family is one entry there and one here.
 ROADS: dict[type[Machine], Road] = {
     MachineConfig: Road(_run_parts, {}),
     EinsumConfig: Road(_run_einsum, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _ONE_DESIGN)
                        | {"--tp": "it is one chip"}),
+    ScaleSimConfig: Road(_run_scalesim, dict.fromkeys(("--exact", "--trace", "--attention unfused", "--tp"), _OTHERS_TIMING)),
     Gpu: Road(_run_gpu, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _WHOLE_KERNELS)),
 }
 

@@ -16,9 +16,9 @@ from ..sim.yaml_reader import find_named
 from .einsum_arrays import EinsumConfig, einsum_folder, load_einsum
 from .gpu_config import DEVICE_FOLDER, Gpu, load_gpu
 from .machine import MachineConfig, chip_folder, load_machine
-from .systolic_scalesim import machine_of
+from .scalesim import ScaleSimConfig, load_scalesim, scalesim_folder
 
-Machine: TypeAlias = MachineConfig | Gpu | EinsumConfig
+Machine: TypeAlias = MachineConfig | Gpu | EinsumConfig | ScaleSimConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,14 @@ FAMILIES: dict[str | None, Family] = {
     None: Family(chip_folder(), MachineConfig, lambda path, sets: load_machine(str(path), sets), show_config),
     "gpu": Family(DEVICE_FOLDER, Gpu, load_gpu, _show_gpu),
     "einsum": Family(einsum_folder(), EinsumConfig, load_einsum, show_config),
+    "scalesim": Family(scalesim_folder(), ScaleSimConfig, load_scalesim, show_config),
 }
 
 
 def find_machine(name: str, sets: tuple[str, ...] = ()) -> Machine:
     """The machine of a shipped name, a YAML file or a SCALE-Sim ``.cfg``, with ``path=value`` assignments applied; any family."""
     if name.endswith(".cfg"):
-        return machine_of(Path(name), sets)                                # of another simulator
+        return load_scalesim(Path(name), sets)                             # of another simulator
     folders = [family.folder for family in FAMILIES.values()]
     path = find_named(name, folders, "chip")
     document = config_reader.load_document(path, folders, "chip")

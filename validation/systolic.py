@@ -1,6 +1,7 @@
-"""Suite `systolic`: cycles and SRAM accesses of GEMMs against SCALE-Sim 3.0.0, in the mode that follows its law.
+"""Suite `systolic`: cycles, stalls and SRAM accesses of GEMMs against SCALE-Sim 3.0.0, in the mode that follows its law.
 
-Upstream prints the index of the last cycle, one less than their number (its issue 125); expected and got are both that index.
+Upstream prints the index of the last cycle, one less than their number (its issue 125); expected and got are both that index. A
+table that also says how large the SRAMs are and at what rates they are filled holds totals with stalls: groups ``stalled:*``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ..arch.scalesim_stalls import Scratchpads, stalled_run
 from ..arch.systolic import SystolicConfig, gemm_accesses, gemm_cycles
 from ..arch.systolic_folds import Dataflow
 from ..sim.errors import ConfigError
@@ -16,7 +18,9 @@ from .contract import Row, ValidationResult, compare, skip, summarise
 
 COLUMNS = ("array_rows", "array_cols", "dataflow", "M", "N", "K", "total_cycles")
 DATAFLOWS: dict[str, Dataflow] = {"ws": "weight_stationary", "os": "output_stationary", "is": "input_stationary"}
-SHIPPED = Path(__file__).parent / "data" / "systolic.csv"
+#: Sizes in KiB and rates in words a cycle, of ifmap, filter and ofmap; ``stall_cycles`` may stand beside them.
+STALL_COLUMNS = ("ifmap_kib", "filter_kib", "ofmap_kib", "ifmap_words_per_cycle", "filter_words_per_cycle", "ofmap_words_per_cycle")
+SHIPPED = tuple(Path(__file__).parent / "data" / name for name in ("systolic.csv", "systolic_stalls.csv"))
 #: In every row that we have, upstream's count is M·N + folds·(rows + cols); M·N words are results.
 PADDED_WRITES = "SCALE-Sim counts padding words as output writes of output-stationary folds"
 
@@ -31,7 +35,7 @@ def validate(reference: Path | None = None) -> ValidationResult:
 def _tables(reference: Path | None) -> list[Path]:
     """The files to read, recognised by their columns."""
     if reference is None:
-        return [SHIPPED]
+        return list(SHIPPED)
     found = sorted(reference.rglob("*.csv")) if reference.is_dir() else [reference]
     tables = [path for path in found if path.is_file() and set(COLUMNS) <= set(_header(path))]
     if not tables:
@@ -66,6 +70,9 @@ def _compared(numbered: tuple[int, Mapping[str, str]], path: Path) -> Iterator[R
     config = SystolicConfig(type="systolic", rows=rows, cols=cols, clock_hz=1.0, dataflow=DATAFLOWS[short], timing="scalesim",
                             dtypes=("int8",), mac_energy_pj={})
     case = f"{rows}x{cols}:{short}:{m}x{n}x{k}"
+    if set(STALL_COLUMNS) <= record.keys():
+        yield from _stalled(case, record, config, (m, k, n), path, line)
+        return
     yield compare(f"{case}:total_cycles", short, printed, gemm_cycles(m, k, n, config).total - 1, 0.0)
     accesses = gemm_accesses(m, k, n, rows=rows, cols=cols, dataflow=config.dataflow)
     counts = {"ifmap_reads": accesses.input_reads, "filter_reads": accesses.weight_reads,
@@ -79,3 +86,24 @@ def _compared(numbered: tuple[int, Mapping[str, str]], path: Path) -> Iterator[R
             yield skip(quantity, f"sram:{name}", int(expected), PADDED_WRITES)
         else:
             yield compare(quantity, f"sram:{name}", int(expected), got, 0.0)
+
+
+def _stalled(
+    case: str, record: Mapping[str, str], config: SystolicConfig, shape: tuple[int, int, int], path: Path, line: int,
+) -> Iterator[Row]:
+    """Total and stalls of a run at a finite rate of memory."""
+    try:
+        *kib, ifmap_rate, filter_rate, ofmap_rate = (int(record[name]) for name in STALL_COLUMNS)
+        expected = {"total_cycles": int(record["total_cycles"])}
+        if record.get("stall_cycles"):
+            expected["stall_cycles"] = int(record["stall_cycles"])
+    except (TypeError, ValueError):
+        raise ConfigError("SRAM sizes, rates and stalls must be whole numbers", file=str(path), line=line) from None
+    ifmap_words, filter_words, ofmap_words = (1024 * size for size in kib)
+    m, k, n = shape
+    found = stalled_run(m, k, n, rows=config.rows, cols=config.cols, dataflow=config.dataflow,
+                        pads=Scratchpads(ifmap_words, filter_words, ofmap_words, ifmap_rate, filter_rate, ofmap_rate))
+    got = {"total_cycles": found.total, "stall_cycles": found.stalls}
+    where = "-".join(record[name] for name in STALL_COLUMNS)
+    for quantity, value in expected.items():
+        yield compare(f"{case}:{quantity}@{where}", f"stalled:{record['dataflow']}", value, got[quantity], 0.0)

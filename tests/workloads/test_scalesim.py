@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tilesim.arch.scalesim import load_scalesim
 from tilesim.arch.systolic import gemm_cycles
-from tilesim.arch.systolic_scalesim import read_scalesim_config
 from tilesim.sim.errors import ConfigError
 from tilesim.workloads.scalesim import GemmLayer, read_topology
 
@@ -36,9 +36,9 @@ def written(folder: Path, text: str, name: str = "net.csv") -> Path:
 def test_alexnet_conv1_takes_scalesims_golden_cycles(tmp_path: Path) -> None:
     layers = read_topology(written(tmp_path, CONV_HEADER + "Conv1,227,227,11,11,3,96,4,\n"))
     assert layers == (GemmLayer("Conv1", m=3025, k=363, n=96),)
-    run = read_scalesim_config(written(tmp_path, CONFIG, "scale.cfg"))
+    run = load_scalesim(written(tmp_path, CONFIG, "scale.cfg"))
     assert gemm_cycles(layers[0].m, layers[0].k, layers[0].n, run.array).total - 1 == 112283
-    assert (run.ifmap_kilobytes, run.words_per_cycle, run.name) == (64, None, "scale_example_run_32x32_ws")
+    assert (run.ifmap_sram_bytes, run.interface_bandwidth, run.name) == (64 * 1024, "calc", "scale_example_run_32x32_ws")
 
 
 def test_gemm_columns_are_found_by_name(tmp_path: Path) -> None:
@@ -69,4 +69,4 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, complaint: str) -> Non
 def test_a_wrong_config_is_refused(tmp_path: Path, old: str, new: str) -> None:
     text = CONFIG.replace("CALC", "USER").replace(old, new)
     with pytest.raises(ConfigError):
-        read_scalesim_config(written(tmp_path, text, "scale.cfg"))
+        load_scalesim(written(tmp_path, text, "scale.cfg"))
