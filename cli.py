@@ -173,6 +173,11 @@ def _workload(arguments: argparse.Namespace) -> Workload | Inference:
     if arguments.phase is None:
         raise ConfigError("a transformer runs in a phase", key="--phase", allowed=("prefill", "decode"),
                           mend="add --phase prefill or --phase decode")
+    stray = {"prefill": "context", "decode": "prompt"}[arguments.phase]
+    if getattr(arguments, stray) is not None:
+        meant = {"prefill": "--prompt N", "decode": "--context N"}[arguments.phase]
+        raise ConfigError(f"--{stray} makes no sense with --phase {arguments.phase}", key=f"--{stray}",
+                          value=getattr(arguments, stray), mend=f"use {meant}, or the other phase")
     prompt = 512 if arguments.prompt is None else arguments.prompt
     context = 2048 if arguments.context is None else arguments.context
     formats = {"dtype": arguments.dtype, "weights": arguments.weights, "activations": arguments.activations,

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import __version__
 from .arch.gpu_collectives import collective_seconds
-from .arch.gpu_config import PIPELINE, Gpu
+from .arch.gpu_config import Gpu
 from .arch.gpu_kernel import KernelTime, KernelWork, run, work_energy_pj
 from .mapping.gpu_kernels import Kernel, kernels_of
 from .mapping.gpu_work import compute_format, signature, work_of
@@ -122,7 +122,7 @@ def _energy_lines(gpu: Gpu, runs: list[KernelRun], ranks: int, seconds: float) -
     for r in runs:
         for action, (count, pj) in work_energy_pj(gpu, r.work, r.time.clock_share).items():
             unit = _matmul_unit(gpu, r.work.dtype) if action == "flop" else {"l2 byte": "l2", "dram byte": "dram"}.get(action, "sm")
-            key = unit, f"{PIPELINE[r.work.dtype]} flop" if action == "flop" else action
+            key = unit, f"{gpu.pipeline(r.work.dtype)} flop" if action == "flop" else action
             counts[key] += ranks * round(count)
             picojoules[key] += ranks * pj
     lines = [EnergyLine(component, action, count, picojoules[component, action] / count,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..sim import config as config_reader
+from ..sim.errors import ConfigError
 from ..sim.show import show_config
 from ..sim.yaml_reader import find_named
 from .einsum_arrays import EinsumConfig, einsum_folder, load_einsum
-from .gpu_config import DEVICE_FOLDER, Gpu, load_gpu
+from .gpu_config import DEVICE_FOLDER, Gpu, load_gpu, shipped_gpus
 from .machine import MachineConfig, chip_folder, load_machine
 from .scalesim import ScaleSimConfig, load_scalesim, scalesim_folder
 
@@ -55,11 +56,22 @@ def find_machine(name: str, sets: tuple[str, ...] = ()) -> Machine:
     if name.endswith(".cfg"):
         return load_scalesim(Path(name), sets)                             # of another simulator
     folders = [family.folder for family in FAMILIES.values()]
-    path = find_named(name, folders, "chip")
+    path = _path_of(name, folders)
     document = config_reader.load_document(path, folders, "chip")
     kind = document.value.get("type")
     family = FAMILIES[kind] if kind in FAMILIES else FAMILIES[None]         # whose schema then says what is wrong with it
     return family.load(path, sets)
+
+
+def _path_of(name: str, folders: list[Path]) -> Path:
+    """The file of a shipped name or a path; a board's other names, as measurement tables write them, find it too."""
+    try:
+        return find_named(name, folders, "chip")
+    except ConfigError:
+        board = shipped_gpus().get(name)
+        if board is None:
+            raise
+        return DEVICE_FOLDER / f"{board.name}.yaml"
 
 
 def shipped_names() -> list[str]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..sim.config import Config, load
 from ..sim.errors import ConfigError
@@ -26,9 +26,16 @@ NotNegative = Annotated[float, Field(ge=0)]
 #: Bytes of one element in memory. `fp8_block` and `nvfp4` carry a scale per block: 1/128 and 1/16 of 1 byte more.
 ELEMENT_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp8_block": 1.0 + 4 / 128,
                  "int8": 1.0, "nvfp4": 0.5 + 1 / 16, "mxfp4": 0.5 + 1 / 32, "fp4": 0.5 + 1 / 16, "int4": 0.5 + 2 / 128}
-#: The pipeline that multiplies each format; the weights of mxfp4 and int4 are widened to 16 bits before they multiply.
-PIPELINE = {"fp32": "fp32", "tf32": "tf32", "fp16": "fp16", "bf16": "fp16", "fp8": "fp8", "fp8_block": "fp8",
-            "int8": "fp8", "nvfp4": "fp4", "fp4": "fp4", "mxfp4": "fp16", "int4": "fp16"}
+#: The pipes that can multiply each format, the best first: a library widens what the board has no pipe for (fp8 to 16 bits in
+#: registers, bf16 to fp32: cuBLAS on boards before Ampere). The weights of mxfp4 and int4 are always widened to 16 bits.
+PIPELINES = {"fp32": ("fp32",), "tf32": ("tf32", "fp32"), "fp16": ("fp16", "fp32"), "bf16": ("bf16", "fp32"),
+             "fp8": ("fp8", "fp16", "fp32"), "fp8_block": ("fp8", "fp16", "fp32"), "int8": ("int8", "fp16", "fp32"),
+             "nvfp4": ("fp4", "fp16", "fp32"), "fp4": ("fp4", "fp16", "fp32"), "mxfp4": ("fp16", "fp32"),
+             "int4": ("fp16", "fp32")}
+#: Energy of a pipe that was never measured apart, as a share of one that was: bf16 as fp16; int8 as fp8, or half of 16 bits
+#: (ASSUMED: half the operand bits; fp8 over fp16 is 0.49–0.63 in the fits of Hopper, Ada and Blackwell).
+_ENERGY_KIN = {"bf16": (("fp16", 1.0),), "int8": (("fp8", 1.0), ("fp16", 0.5)), "tf32": (("fp16", 2.0),),
+               "fp8": (("fp16", 0.5),), "fp4": (("fp8", 0.5), ("fp16", 0.25))}
 #: Formats whose activations arrive in 16 bits and are quantised by a kernel of their own before the GEMM.
 QUANTISED = ("fp8", "fp8_block", "nvfp4", "fp4")
 
@@ -133,6 +140,7 @@ class GpuDevice(Config):
     clock_hz: Hertz                         # highest sustained when power allows
     fp32_flops_per_cycle_per_sm: Positive
     tensor_flops_per_cycle_per_sm: dict[str, Positive]
+    lane_flops_per_cycle_per_sm: dict[str, Positive] = Field(default_factory=dict)  # packed on the fp32 lanes: half2, dp4a
     l2_bytes: Bytes
     l2_bytes_per_cycle: Positive
     dram_bandwidth_bytes_per_s: BytesPerSecond
@@ -143,6 +151,13 @@ class GpuDevice(Config):
     link: str
     link_bandwidth_bytes_per_s: BytesPerSecond
     sources: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _limit_leaves_room_for_work(self) -> Self:
+        if self.idle_power_w >= self.power_limit_w:
+            raise ValueError(f"power_limit of {self.power_limit_w:g} W is not above idle_power of {self.idle_power_w:g} W: "
+                             "nothing is left to work with")
+        return self
 
 
 @dataclass(frozen=True)
@@ -170,33 +185,42 @@ class Gpu:
     def l2_bytes_per_s(self) -> float:
         return self.device.l2_bytes_per_cycle * self.device.clock_hz
 
+    def pipeline(self, dtype: str) -> str:
+        """The pipe that multiplies *dtype* on this board: its own, or that of the format to which libraries widen it."""
+        if dtype not in PIPELINES:
+            raise ConfigError(f"products in {dtype} are not modelled", key="dtype", value=dtype, allowed=tuple(PIPELINES))
+        device = self.device
+        return next(pipe for pipe in PIPELINES[dtype]
+                    if pipe in device.tensor_flops_per_cycle_per_sm or pipe in device.lane_flops_per_cycle_per_sm or pipe == "fp32")
+
     def flops_per_cycle_per_sm(self, dtype: str) -> float:
-        """The peak of the pipeline that multiplies *dtype*; a format without tensor cores runs on the fp32 lanes."""
-        rates = self.device.tensor_flops_per_cycle_per_sm
-        pipeline = PIPELINE[dtype]
-        if pipeline in rates:
-            return rates[pipeline]
-        if pipeline in ("fp8", "fp4") and "fp16" in rates:     # widened to 16 bits in registers
-            return rates["fp16"]
-        return self.device.fp32_flops_per_cycle_per_sm
+        """The peak of the pipe that multiplies *dtype*."""
+        pipe, device = self.pipeline(dtype), self.device
+        return device.tensor_flops_per_cycle_per_sm.get(
+            pipe, device.lane_flops_per_cycle_per_sm.get(pipe, device.fp32_flops_per_cycle_per_sm))
 
     def runs_on_tensor_cores(self, dtype: str) -> bool:
-        if PIPELINE[dtype] == "fp32":
-            return self.architecture.fp32_matrix_cores
-        return self.flops_per_cycle_per_sm(dtype) != self.device.fp32_flops_per_cycle_per_sm
+        pipe = self.pipeline(dtype)
+        return pipe in self.device.tensor_flops_per_cycle_per_sm or (pipe == "fp32" and self.architecture.fp32_matrix_cores)
 
     def matmul_efficiency(self, dtype: str) -> float:
-        """Main-loop efficiency of *dtype*, or of the nearest pipeline that was calibrated."""
+        """Main-loop efficiency of *dtype*, or of the nearest pipe that was calibrated: the lanes have that of fp32."""
         table = self.architecture.matmul_efficiency
-        for key in (dtype, PIPELINE[dtype], "fp16", "fp32"):
+        nearest = (dtype, self.pipeline(dtype), "fp16", "fp32") if self.runs_on_tensor_cores(dtype) else ("fp32",)
+        for key in nearest:
             if key in table:
                 return table[key]
         raise ConfigError(f"architecture {self.architecture.name} has no matmul efficiency for {dtype}")
 
     def pj_per_flop(self, dtype: str) -> float:
-        table = self.architecture.pj_per_flop
-        pipeline = PIPELINE[dtype] if self.runs_on_tensor_cores(dtype) else "fp32"
-        return table[pipeline] if pipeline in table else table["fp16" if "fp16" in table else "fp32"]
+        """Energy of one operation. A packed instruction of the lanes costs what an fp32 one does, and does more operations."""
+        table, pipe = self.architecture.pj_per_flop, self.pipeline(dtype)
+        if not self.runs_on_tensor_cores(dtype):
+            return table["fp32"] * self.device.fp32_flops_per_cycle_per_sm / self.flops_per_cycle_per_sm(dtype)
+        for key, share in ((pipe, 1.0), *_ENERGY_KIN.get(pipe, ())):
+            if key in table:
+                return table[key] * share
+        return table["fp32"]
 
     def peak_flops_per_s(self, dtype: str) -> float:
         return self.flops_per_cycle_per_sm(dtype) * self.device.sms * self.device.clock_hz
@@ -244,5 +268,5 @@ def find_gpu(name: str) -> Gpu:
     return gpus[name]
 
 
-__all__ = ["ELEMENT_BYTES", "PIPELINE", "QUANTISED", "Gpu", "GpuArchitecture", "GpuDevice", "GpuLibrary", "assemble",
+__all__ = ["ELEMENT_BYTES", "PIPELINES", "QUANTISED", "Gpu", "GpuArchitecture", "GpuDevice", "GpuLibrary", "assemble",
            "find_gpu", "load_gpu", "shipped_gpus"]

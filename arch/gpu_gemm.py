@@ -17,7 +17,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .gpu_config import ELEMENT_BYTES, QUANTISED, Gpu
-from .gpu_kernel import OVERLAP_EXPONENT, THREAD_BLOCK_START_S, Array, KernelTime, KernelWork, choose, l2_miss_share, run
+from .gpu_kernel import (
+    THREAD_BLOCK_START_S,
+    Array,
+    KernelTime,
+    KernelWork,
+    allowed_clock_share,
+    allowed_seconds,
+    busy_seconds,
+    choose,
+    l2_miss_share,
+    run,
+)
 
 #: Split factors that libraries offer; stream-K behaves like the best of them.
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -63,6 +74,10 @@ def menu(gpu: Gpu, dtype: str) -> Menu:
     return Menu(entries[:, 0], entries[:, 1], entries[:, 2])
 
 
+#: (core seconds, DRAM seconds, L2 bytes, DRAM bytes, issued FLOPs) of menu entries, each [problem, candidate].
+_Candidates = tuple[Array, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _Shapes:
     """Problem sizes as a column, to broadcast against the menu's row."""
@@ -85,17 +100,41 @@ def gemm_work(
                             np.broadcast_arrays(m, n, k, np.asarray(batch, dtype=float) * np.asarray(groups), l2_warm))
     shapes = _Shapes(m[:, None], n[:, None], k[:, None], count[:, None], *_operand_bytes(dtype))
     entries = menu(gpu, dtype)
-    core_s, dram_s, l2_bytes, dram_bytes, issued = _candidates(gpu, shapes, entries, dtype, warm[:, None] > 0)
-    extra_s = np.where(entries.split > 1, gpu.architecture.split_k_us * 1e-6, 0.0)
-    longest = np.maximum(core_s, dram_s)
-    joined = longest * ((core_s / longest) ** OVERLAP_EXPONENT + (dram_s / longest) ** OVERLAP_EXPONENT) ** (
-        1 / OVERLAP_EXPONENT)
-    best = np.argmin(np.where(_is_offered(gpu, shapes, entries, dtype), joined + extra_s, np.inf), axis=1)
-    pick = (np.arange(len(m)), best)
+    candidates = _candidates(gpu, shapes, entries, dtype, warm[:, None] > 0)
+    offered = _is_offered(gpu, shapes, entries, dtype)
+    extra_s = np.broadcast_to(np.where(entries.split > 1, gpu.architecture.split_k_us * 1e-6, 0.0), offered.shape)
+    pick = (np.arange(len(m)), _fastest(gpu, candidates, extra_s, offered, dtype))
+    core_s, dram_s, l2_bytes, dram_bytes, issued = (part[pick] for part in candidates)
     start_s = (gpu.architecture.launch_us + gpu.library.host_gap_us) * 1e-6
-    launch_s = np.full(len(m), start_s) + np.broadcast_to(extra_s, joined.shape)[pick]
-    return KernelWork(launch_s, core_s[pick], dram_s[pick], 2.0 * count * m * n * k, issued[pick], dram_bytes[pick],
-                      l2_bytes[pick], dtype)
+    launch_s = np.full(len(m), start_s) + extra_s[pick]
+    return KernelWork(launch_s, core_s, dram_s, 2.0 * count * m * n * k, issued, dram_bytes, l2_bytes, dtype)
+
+
+def _fastest(gpu: Gpu, candidates: _Candidates, extra_s: Array, offered: NDArray[np.bool_], dtype: str) -> NDArray[np.int64]:
+    """The menu entry of each problem that takes the least time at the clock that power allows *it*. No entry is faster than at full
+    clock, so only those whose time there is below the best one's own under the limit can win: mostly that one alone."""
+    full_s = np.where(offered, busy_seconds(_work_of(candidates, dtype), 1.0) + extra_s, np.inf)
+    best: NDArray[np.int64] = np.argmin(full_s, axis=1)
+    rows = np.arange(len(best))
+    first = _work_of(tuple(part[rows, best] for part in candidates), dtype)
+    share = allowed_clock_share(gpu, first)
+    limited = share < 1.0
+    if not np.any(limited):
+        return best
+    limited_s = allowed_seconds(gpu, first, share) + extra_s[rows, best]
+    chosen = np.where((full_s < limited_s[:, None]) & limited[:, None])
+    rivals = _work_of(tuple(part[chosen] for part in candidates), dtype)
+    final_s = np.full_like(full_s, np.inf)
+    final_s[chosen] = allowed_seconds(gpu, rivals, allowed_clock_share(gpu, rivals)) + extra_s[chosen]
+    final_s[rows, best] = limited_s
+    result: NDArray[np.int64] = np.where(limited, np.argmin(final_s, axis=1), best)
+    return result
+
+
+def _work_of(candidates: _Candidates, dtype: str) -> KernelWork:
+    core_s, dram_s, l2_bytes, dram_bytes, issued = candidates
+    nothing = np.zeros_like(core_s)
+    return KernelWork(nothing, core_s, dram_s, nothing, issued, dram_bytes, l2_bytes, dtype)
 
 
 def _is_offered(gpu: Gpu, shapes: _Shapes, entries: Menu, dtype: str) -> NDArray[np.bool_]:
@@ -130,8 +169,7 @@ def _operand_bytes(dtype: str) -> tuple[float, float, float]:
 
 def _candidates(
     gpu: Gpu, shapes: _Shapes, entries: Menu, dtype: str, warm: NDArray[np.bool_],
-) -> tuple[Array, Array, Array, Array, Array]:
-    """(core seconds, DRAM seconds, L2 bytes, DRAM bytes, issued FLOPs), each [problem, candidate]."""
+) -> _Candidates:
     tiles_m, tiles_n = np.ceil(shapes.m / entries.tile_m), np.ceil(shapes.n / entries.tile_n)
     k_bytes = shapes.k * max(shapes.in_bytes, shapes.weight_bytes)
     stages_of_k = np.ceil(k_bytes / STAGE_K_BYTES)
@@ -140,7 +178,10 @@ def _candidates(
     blocks = shapes.batch * tiles_m * tiles_n * split
     core_s = _core_seconds(gpu, shapes, entries, dtype, steps, blocks)
 
-    operand_bytes = steps * split * STAGE_K_BYTES * (entries.tile_m + entries.tile_n) / gpu.architecture.multicast
+    # A cluster reads a slab of inputs once for its neighbours along n, one of weights for those along m, where there are any.
+    in_reads, weight_reads = (tile / np.minimum(gpu.architecture.multicast, others) for tile, others in (
+        (entries.tile_m, tiles_n), (entries.tile_n, tiles_m)))
+    operand_bytes = steps * split * STAGE_K_BYTES * (in_reads + weight_reads)
     outputs = shapes.batch * shapes.m * shapes.n
     partial_bytes = np.where(split > 1, 2.0 * split * outputs * _ACCUMULATOR_BYTES, 0.0)
     l2_bytes = shapes.batch * tiles_m * tiles_n * operand_bytes + outputs * shapes.out_bytes + partial_bytes
@@ -160,7 +201,7 @@ def _candidates(
     step_k = STAGE_K_BYTES / max(shapes.in_bytes, shapes.weight_bytes)
     issued = 2.0 * shapes.batch * tiles_m * entries.tile_m * tiles_n * entries.tile_n * np.maximum(
         shapes.k, steps * split * step_k)
-    return core_s, dram_s, l2_bytes, dram_bytes, issued
+    return tuple(np.broadcast_arrays(core_s, dram_s, l2_bytes, dram_bytes, issued))
 
 
 def _core_seconds(

@@ -132,10 +132,18 @@ def allowed_clock_share(gpu: Gpu, work: KernelWork) -> Array:
     return np.where(fits_at_full, 1.0, low)
 
 
+def allowed_seconds(gpu: Gpu, work: KernelWork, clock_share: Array) -> Array:
+    """Time of *work* after its launch at the clock that power allows. Where even the lowest clock draws too much (a limit near what
+    DRAM takes alone), the board halts and runs by turns, so that its mean power stays at the limit."""
+    budget_w = gpu.device.power_limit_w - gpu.device.idle_power_w
+    seconds: Array = np.maximum(busy_seconds(work, clock_share), dynamic_energy_j(gpu, work, clock_share) / budget_w)
+    return seconds
+
+
 def run(gpu: Gpu, work: KernelWork) -> KernelTime:
     """*work* on *gpu*: the clock that power allows, the time at that clock, the energy."""
     share = allowed_clock_share(gpu, work)
-    busy = busy_seconds(work, share)
+    busy = allowed_seconds(gpu, work, share)
     seconds = work.launch_s + busy
     energy = dynamic_energy_j(gpu, work, share) + gpu.device.idle_power_w * seconds
     return KernelTime(

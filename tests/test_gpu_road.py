@@ -45,7 +45,7 @@ def vector(kind: str, rows: int, cols: int) -> OperatorGraph:
 
 
 graphs = st.one_of(
-    st.builds(gemm, sizes, sizes, sizes, st.integers(1, 3), st.sampled_from(["fp32", "bf16", "fp8", "int4-g128"])),
+    st.builds(gemm, sizes, sizes, sizes, st.integers(1, 3), st.sampled_from(["fp32", "bf16", "fp8", "int8", "int4-g128"])),
     st.builds(attention, st.sampled_from([1, 4, 8]), st.integers(1, 3000), st.integers(1, 5000), st.integers(1, 40),
               st.sampled_from([64, 128])),
     st.builds(vector, st.sampled_from(["norm", "softmax", "elementwise"]), sizes, sizes),
@@ -211,6 +211,22 @@ def test_options_that_make_no_sense_give_one_error(words: list[str], capsys: pyt
     assert captured.out == ""
     assert captured.err.startswith("tilesim: ")
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("words", [["decode", "--prompt", "100"], ["prefill", "--context", "100"],
+                                   ["decode", "--context", "10", "--prompt", "100"]])
+@pytest.mark.parametrize("chip", ["h100-sxm", "hbm-npu"])
+def test_an_option_of_the_other_phase_is_refused(chip: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--arch", chip, "--model", "gpt2", "--phase", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "makes no sense with --phase" in captured.err
+
+
+def test_a_board_goes_by_the_names_of_measurement_tables() -> None:
+    assert find_machine("H100-SXM5-80GB") == find_machine("h100-sxm")
+    with pytest.raises(ConfigError, match="h100-sxm"):
+        find_machine("H100-SXM6")
 
 
 def test_tensor_parallel_is_refused_without_links(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ class Parameter:
 _HALF = ("fp16", "bf16")
 _VECTOR = ("rmsnorm", "add_rmsnorm", "layernorm", "softmax", "activation", "rope", "add", "embed")
 PARAMETERS = (
-    Parameter("launch_us", None, ("gemm",)),
+    Parameter("launch_us", None, ("gemm",), measured_on=("cdna1", "cdna2")),      # periods of small kernels
     Parameter("matmul_efficiency", "fp16", ("gemm",), _HALF, 0.05, high=1.0),
     Parameter("matmul_efficiency", "fp32", ("gemm",), ("fp32",), 0.3, high=1.0),
     Parameter("matmul_efficiency", "fp8", ("gemm",), ("fp8",), 0.3, high=1.0),

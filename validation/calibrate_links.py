@@ -40,6 +40,8 @@ FIELDS = ("launch_us", "hop_us", "efficiency", "ramp_bytes", "in_switch_efficien
 #: the wire for plain loads; fitted to rows whose notes name such a kernel, as the others are to rows of the vendor's library.
 ONE_SHOT_PRIOR, ONE_SHOT_FIELDS, ONE_SHOT_NOTE = (4.0, 0.5), ("one_shot_us", "one_shot_efficiency"), "custom all-reduce"
 _SHARES = {"one_shot_efficiency", "efficiency", "in_switch_efficiency", "host_share"}
+#: Classes that no row shows take the constants of one that is shown.
+_KIN = {"pcie5": ("pcie4", "pcie3"), "nvlink3": ("nvlink2", "nvlink3-bridge"), "nvlink4": ("nvlink4-bridge",)}
 #: Spread of each prior in ln.
 _PRIOR_LN = {"launch_us": 0.7, "hop_us": 0.7, "efficiency": 0.3, "ramp_bytes": 1.5, "in_switch_efficiency": 0.5, "host_share": 0.5,
              "one_shot_us": 0.5, "one_shot_efficiency": 0.3}
@@ -48,7 +50,7 @@ _STEPS = (2.0, 1.4, 1.15, 1.05)
 
 def link_of(row: RawRow, gpu: Gpu) -> str:
     """The link class of a row: the board's, or the pairwise bridges that its notes tell of."""
-    is_pairwise = gpu.device.link.startswith("nvlink") and "pairwise" in (note(row, "net") or "")
+    is_pairwise = gpu.device.link in ("nvlink3", "nvlink4") and "pairwise" in (note(row, "net") or "")
     return f"{gpu.device.link}-pairs" if is_pairwise else gpu.device.link
 
 
@@ -122,11 +124,8 @@ def prior_of(name: str) -> LinkClass:
 def write(name: str, link: LinkClass) -> None:
     path = DEVICE_FOLDER / "links" / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
-    if name == "pcie5":                     # classes that no row shows take its constants
-        for kin in ("pcie4", "pcie3"):
-            write(kin, link)
-    if name == "nvlink3":
-        write("nvlink2", link)
+    for kin in _KIN.get(name, ()):
+        write(kin, link)
     for field in FIELDS + (ONE_SHOT_FIELDS if link.one_shot_us else ()):
         text = re.sub(rf"^{field}: .*$", f"{field}: {getattr(link, field):.4g}", text, flags=re.MULTILINE)
     path.write_text(text, encoding="utf-8")

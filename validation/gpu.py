@@ -164,6 +164,8 @@ def summarise(rows: Sequence[Row]) -> list[GroupSummary]:
 
 def slices(row: Row) -> list[str]:
     """Further groups that count *row*."""
+    if row.more.get("held"):
+        return [f"{row.group}:held"]
     if row.more.get("op") is None or row.expected is None:
         return []
     size = next(name for limit, name in _SIZES if row.expected < limit)

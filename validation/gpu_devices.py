@@ -69,11 +69,15 @@ def from_row(row: Mapping[str, str]) -> Gpu:
     def per_sm(column: str) -> float:
         return float(number(row, column, 0.0) * 1e12 / (sms * rated_hz))
 
-    rates = {"fp16": per_sm("bf16_TFLOPs"), "fp8": per_sm("fp8_TFLOPs"), "fp4": per_sm("fp4_TFLOPs")}
+    halves = per_sm("bf16_TFLOPs")
+    kin_rates = kin.device.tensor_flops_per_cycle_per_sm if kin else {"fp16": 1.0, "bf16": 1.0, "int8": 2.0}
+    rates = {"fp8": per_sm("fp8_TFLOPs"), "fp4": per_sm("fp4_TFLOPs")} | {
+        pipe: halves * kin_rates[pipe] / kin_rates["fp16"] for pipe in ("fp16", "bf16", "int8", "tf32") if pipe in kin_rates}
     device = GpuDevice(
         name=row["device"], architecture=family, sms=sms, clock_hz=clock_hz,
         fp32_flops_per_cycle_per_sm=per_sm("fp32_TFLOPs") or 128.0,
         tensor_flops_per_cycle_per_sm={k: v for k, v in rates.items() if v > 0},
+        lane_flops_per_cycle_per_sm=kin.device.lane_flops_per_cycle_per_sm if kin else {},
         l2_bytes=int(number(row, "l2_MB") * 1e6),
         l2_bytes_per_cycle=kin.device.l2_bytes_per_cycle / kin.device.sms * sms if kin else 30.0 * sms,
         dram_bandwidth_bytes_per_s=number(row, "dram_GBps") * 1e9,

@@ -1,7 +1,7 @@
 """The measured rows of LLMCompass (ISCA 2024): PyTorch operators timed on the host, launch and synchronise included.
 
-`time.time()` stands around the call and a device synchronise, so every time holds a host part that depends on the operator's
-PyTorch path. It is one constant for each operator and device: the least time of the operator's smallest shapes.
+`time.time()` stands around the call and a device synchronise, so every time holds a host part: one constant for eager calls and
+one for compiled functions (`gpu_hosts`), fitted to half of these rows; the other half is scored apart, as `…:held`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,11 @@ from ..arch.gpu_collectives import collective_seconds
 from ..arch.gpu_config import Gpu, GpuLibrary
 from ..sim.errors import ConfigError
 from .contract import Row, compare, skip
+from .gpu_hosts import call_field, hosts, is_held
 from .gpu_rows import RawRow, number
 
 LLMCOMPASS_COLUMNS = {"device", "dtype", "op", "batch", "M", "N", "K", "bytes", "measured_s"}
 TOLERANCE_PCT = {"matmul": 10.0, "softmax": 9.0, "layernorm": 8.0, "allreduce": 20.0, "gpt3_layer": 8.0}
-#: Host part of each operator beyond the library's own `host_gap_us`, µs: the constant that lowers the mean error of its
-#: shared rows most. Small shapes show it bare: a LayerNorm of 4096 × 32 takes 53 µs, of which the kernel is 2.5.
-HOST_US = {
-    "A100": {"matmul": 25.5, "softmax": 0.0, "layernorm": 36.5, "gelu": 33.0, "allreduce": 0.0},
-    "MI210": {"matmul": 10.0, "softmax": 10.5, "layernorm": 27.5, "gelu": 7.5, "allreduce": 0.0},
-}
 _BOARDS = {"A100": "a100-sxm-80gb", "A100x4-NVLink3": "a100-sxm-80gb", "MI210": "mi210"}
 
 
@@ -39,7 +34,8 @@ def llmcompass_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Ro
         if seconds is None:
             rows.append(skip(case, group, measured_us, f"no operator {raw['op']!r}", device=raw["device"]))
             continue
-        row = compare(case, group, measured_us, seconds * 1e6, TOLERANCE_PCT.get(operator, 15.0), device=raw["device"])
+        row = compare(case, group, measured_us, seconds * 1e6, TOLERANCE_PCT.get(operator, 15.0), device=raw["device"],
+                      held=host_field(raw) is not None and is_held(shape_key(raw)))
         rows.append(row)
         if operator == "gpt3_layer":
             layers.setdefault("prefill" if "prefill" in raw["op"] else "decode", []).append(row)
@@ -57,25 +53,50 @@ def _family(raw: RawRow) -> str:
 
 def predict_s(raw: RawRow, gpus: Mapping[str, Gpu]) -> float | None:
     """Host part and kernel of one row, or None for an operator that we do not know."""
-    gpu = gpus.get(raw["device"]) or gpus[_BOARDS.get(raw["device"], "a100-sxm-80gb")]
+    device_s = kernel_s(raw, gpus)
+    if device_s is None:
+        return None
+    field = host_field(raw)
+    return device_s + (getattr(hosts(), field) * 1e-6 if field is not None else 0.0)
+
+
+def host_field(raw: RawRow) -> str | None:
+    """The host constant that the row shows; collectives were timed on the devices."""
+    operator = _operator(raw["op"])
+    return None if operator == "allreduce" else call_field(_board(raw), operator)
+
+
+def shape_key(raw: RawRow) -> str:
+    """What says whether the row is kept from the fit: its operator and shape, on any board."""
+    return "|".join(raw[c] or "" for c in ("op", "batch", "M", "N", "K", "bytes"))
+
+
+def kernel_s(raw: RawRow, gpus: Mapping[str, Gpu]) -> float | None:
+    """The row's time on the device, or None for an operator that we do not know."""
+    gpu = gpus.get(raw["device"]) or gpus[_board(raw)]
     dtype = "fp32" if "fp32" in raw["dtype"] else "fp16"
     operator = _operator(raw["op"])
-    host_s = HOST_US[_family(raw)].get(operator, 0.0) * 1e-6
     m, n, k, batch = (number(raw, c, 1.0) for c in ("M", "N", "K", "batch"))
     eager = Gpu(gpu.device, gpu.architecture, _eager_library(gpus))
     try:
         if operator == "matmul":
-            return host_s + float(gpu_gemm.gemm(gpu, m, n, k, batch=batch, dtype=dtype, l2_warm=True).seconds[0])
+            return float(gpu_gemm.gemm(eager, m, n, k, batch=batch, dtype=dtype, l2_warm=True).seconds[0])
         if operator == "allreduce":
-            return host_s + collective_seconds(eager, "allreduce", number(raw, "bytes"), 4)
+            return collective_seconds(eager, "allreduce", number(raw, "bytes"), 4)
         name = {"gelu": "activation"}.get(operator, operator)
-        return host_s + float(gpu_vector.vector(eager, name, m, n, dtype=dtype, l2_warm=True).seconds[0])
+        return float(gpu_vector.vector(eager, name, m, n, dtype=dtype, l2_warm=True).seconds[0])
     except ConfigError:
         return None
 
 
+def _board(raw: RawRow) -> str:
+    return _BOARDS.get(raw["device"], "a100-sxm-80gb")
+
+
 def _eager_library(gpus: Mapping[str, Gpu]) -> GpuLibrary:
-    return next(gpu.library for gpu in gpus.values() if gpu.library.name == "eager-2023")
+    """Eager kernels whose launch is the host's part here, not the gap between events."""
+    library = next(gpu.library for gpu in gpus.values() if gpu.library.name == "eager-2023")
+    return library.model_copy(update={"host_gap_us": 0.0})
 
 
 def _operator(op: str) -> str:

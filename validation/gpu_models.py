@@ -113,6 +113,7 @@ class Step:
     device_s: float
     seconds: float
     energy_j: float
+    layers: int = 0
 
 
 def step(
@@ -132,13 +133,13 @@ def step(
     look_up = gpu_vector.vector(gpu, "embed", tokens, shape.hidden, dtype="fp16")
     device_s = shape.layers * (layer_s + reduce_s) + _seconds(head) + _seconds(look_up)
     host_s = shape.layers * engine.host_us_per_layer * 1e-6
-    seconds = _with_host(device_s, host_s, engine, is_decode=q_len == 1)
+    seconds = with_host(device_s, host_s, engine, is_decode=q_len == 1)
     energy = ranks * (shape.layers * layer_j + _joules(head) + gpu.device.idle_power_w * (
         seconds - shape.layers * layer_s - _seconds(head)))
-    return Step(device_s, seconds, energy)
+    return Step(device_s, seconds, energy, shape.layers)
 
 
-def _with_host(device_s: float, host_s: float, engine: Engine, *, is_decode: bool) -> float:
+def with_host(device_s: float, host_s: float, engine: Engine, *, is_decode: bool) -> float:
     """Time of a step that the host launches in *host_s*."""
     if engine.mode == "eager":
         exponent = _HOST_OVERLAP_EXPONENT

@@ -1,7 +1,7 @@
 """Measured whole forward passes: prefill and decode of served models, layer stacks, serving runs.
 
-One host constant per framework and host (`HOST_US_PER_LAYER`): the fit that the eager decode steps of small batches show,
-where the device waits for the host.
+The profiles ran eagerly, so the device waits for the host in small batches: one host constant for the framework, fitted by
+`calibrate_hosts` to half of the decode rows; the other half is scored apart too, as `…:held`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu
 from .contract import Row, compare, skip
+from .gpu_hosts import is_held, layer_us
 from .gpu_models import SHAPES, Engine, Step, cache_bytes_per_token, step
 from .gpu_rows import RawRow, note, number
 
 TOLERANCE_PCT = 15.0
-#: µs to launch one layer, by board: the profiles behind these rows ran eagerly, on one host type per board.
-#: A100: 45 ms for the 80 layers of Llama-2-70B whatever the batch and the ranks; H100 host: 30 ms.
-HOST_US_PER_LAYER = {"a100-80gb": 560.0, "h100-80gb": 370.0}
 _MODELS = {"llama2-70b": "llama-70b", "bloom-176b": "bloom-176b", "gpt2_large": "gpt2-large", "bert_large": "bert-large",
            "gpt3_xl": "gpt3-xl", "gpt3_27": "gpt3-2.7b", "Llama-3.x-70B": "llama-3-70b", "Llama-3.x-405B": "llama-3-405b"}
 
@@ -37,16 +35,18 @@ def whole_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], skip_reason: Ma
             rows.append(skip(raw["row_id"], raw["op"], expected, reason, **facts))
             continue
         gpu = gpus[raw["device"]]
-        got = _throughput(raw, gpu) if raw["op"] == "e2e_throughput" else _pass(raw, gpu).seconds * 1e6
+        got = _throughput(raw, gpu) if raw["op"] == "e2e_throughput" else device_pass(raw, gpu).seconds * 1e6
         low, high = number(raw, "us_lo"), number(raw, "us_hi")
         spread = (low, high) if number(raw, "n_meas", 1.0) >= 2 and low > 0 and high > 0 else (None, None)
-        rows.append(compare(raw["row_id"], raw["op"], expected, got, TOLERANCE_PCT, low=spread[0], high=spread[1], **facts))
+        rows.append(compare(raw["row_id"], raw["op"], expected, got, TOLERANCE_PCT, low=spread[0], high=spread[1],
+                            held=raw["op"] != "e2e_throughput" and is_held(raw["row_id"]), **facts))
     return rows
 
 
-def _pass(raw: RawRow, gpu: Gpu) -> Step:
+def device_pass(raw: RawRow, gpu: Gpu) -> Step:
+    """The forward pass of an `e2e_prefill` or `e2e_decode` row, with its host."""
     shape = SHAPES[_MODELS[note(raw, "model") or ""]]
-    engine = Engine(HOST_US_PER_LAYER.get(gpu.name, 100.0), "eager", raw["dtype"] if raw["dtype"] != "fp4" else "nvfp4")
+    engine = Engine(layer_us(gpu.name), "eager", raw["dtype"] if raw["dtype"] != "fp4" else "nvfp4")
     return step(gpu, shape, engine, batch=int(number(raw, "batch")), q_len=int(number(raw, "q_len")),
                 kv_len=int(number(raw, "kv_len")), ranks=int(number(raw, "ranks", 1.0)))
 
@@ -54,7 +54,7 @@ def _pass(raw: RawRow, gpu: Gpu) -> Step:
 def _throughput(raw: RawRow, gpu: Gpu) -> float:
     """Offline throughput at the batch that the KV space holds: prompts in chunks, then steps at the mean context."""
     shape = SHAPES[_MODELS[note(raw, "model") or ""]]
-    engine = Engine(10.0, "graph", "nvfp4", "fp8")
+    engine = Engine(0.0, "graph", "nvfp4", "fp8")
     prompt, output = int(number(raw, "q_len")), int(number(raw, "kv_len"))
     ranks = int(number(raw, "ranks", 1.0))
     free = ranks * gpu.device.dram_capacity_bytes - shape.stored_weights * ELEMENT_BYTES["nvfp4"]

@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tilesim.arch.gpu_attention import decode, prefill, prefill_work
-from tilesim.arch.gpu_config import Gpu, assemble, find_gpu
+from tilesim.arch.gpu_config import Gpu, assemble, find_gpu, shipped_gpus
 from tilesim.arch.gpu_kernel import KernelTime
 
 
@@ -58,7 +61,7 @@ def test_a_prompt_shorter_than_a_tile_issues_the_whole_tile() -> None:
     """A matrix instruction multiplies all rows of its tile: short prompts cost the energy of a full one."""
     gpu = find_gpu("b200-sxm")
     rows, columns = gpu.architecture.prefill_tile
-    short, whole = (prefill_work(gpu, 128, 64, 64, 64, tokens, columns) for tokens in (16, columns))
+    short, whole = (prefill_work(gpu, 128, 64, 64, 64, tokens, tokens) for tokens in (16, columns))
     assert rows >= columns
     assert short.flops[0] < 0.3 * whole.flops[0]
     assert short.issued_flops[0] == whole.issued_flops[0] == 4 * 128 * 64 * 64 * rows * columns
@@ -67,11 +70,36 @@ def test_a_prompt_shorter_than_a_tile_issues_the_whole_tile() -> None:
 def test_packing_lets_the_heads_that_share_a_cache_share_a_tile() -> None:
     gpu = find_gpu("h100-sxm")
     apart = replace(gpu, architecture=gpu.architecture.model_copy(update={"prefill_packs_gqa": False}))
-    packed, unpacked = (prefill_work(board, 256, 40, 8, 64, 16, 128).issued_flops[0] for board in (gpu, apart))
+    packed, unpacked = (prefill_work(board, 256, 40, 8, 64, 16, 16).issued_flops[0] for board in (gpu, apart))
     assert gpu.architecture.prefill_packs_gqa
     assert unpacked == 5 * packed
     long = [prefill_work(board, 1, 40, 8, 64, 8192, 8192).issued_flops[0] for board in (gpu, apart)]
     assert long[0] == pytest.approx(long[1], rel=0.02)
+
+
+@pytest.mark.parametrize("board", ["h100-sxm", "b200-sxm", "mi300x", "t4"])
+def test_one_more_query_over_a_cache_costs_at_most_one_more_tile(board: str) -> None:
+    """Libraries that split any cache: no step where decode kernel gives way to prefill kernel. 2.1: a tile more, and 5 %."""
+    for batch, heads, kv_heads in ((1, 32, 8), (4, 8, 8), (1, 64, 1), (16, 32, 8)):
+        for context in (511, 2048, 16400, 131072):
+            queries = np.arange(1, 200)
+            seconds = prefill(find_gpu(board), batch, heads, kv_heads, 128, queries, np.maximum(queries, context)).seconds
+            steps = seconds[1:] / seconds[:-1]
+            assert steps.min() > 0.9
+            assert steps.max() < 2.1
+
+
+def test_two_queries_over_a_long_cache_cost_hardly_more_than_one() -> None:
+    one, two, eight = (s(prefill(find_gpu("h100-sxm"), 1, 32, 8, 128, queries, 65536)) for queries in (1, 2, 8))
+    assert one <= two <= eight < 1.6 * one
+
+
+@given(gpu=st.sampled_from(sorted({gpu.name for gpu in shipped_gpus().values()})), batch=st.integers(1, 64),
+       group=st.integers(1, 16), context=st.integers(1, 20_000))
+@settings(max_examples=60, deadline=None)
+def test_a_token_more_of_context_makes_no_step_in_decode(gpu: str, batch: int, group: int, context: int) -> None:
+    shorter, longer = decode(find_gpu(gpu), batch, 8 * group, 8, 128, [context, context + 1]).seconds
+    assert 0.999 * shorter <= longer <= 1.1 * shorter
 
 
 def test_decode_on_cuda_cores_pays_for_each_query_head_that_shares_a_cache() -> None:

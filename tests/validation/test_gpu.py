@@ -101,12 +101,12 @@ def test_a100_power_anchors(tflops: float, gb_per_s: float, watts: float) -> Non
 def test_a_70b_decode_step_on_eight_gpus_is_counted_in_a_blink() -> None:
     """Budget: below 1 s; this is one of the inner calls of a sweep."""
     started = time.process_time()
-    step(find_gpu("h100-sxm"), SHAPES["llama-70b"], Engine(10.0, "graph"), batch=16, q_len=1, kv_len=2048, ranks=8)
+    step(find_gpu("h100-sxm"), SHAPES["llama-70b"], Engine(0.0, "graph"), batch=16, q_len=1, kv_len=2048, ranks=8)
     assert time.process_time() - started < 1.0
 
 
 def test_tensor_parallel_decode_is_faster_but_not_as_many_times() -> None:
-    gpu, engine = find_gpu("h100-sxm"), Engine(10.0, "graph")
+    gpu, engine = find_gpu("h100-sxm"), Engine(0.0, "graph")
     one, four = (step(gpu, SHAPES["llama-13b"], engine, batch=8, q_len=1, kv_len=1024, ranks=ranks).seconds for ranks in (1, 4))
     assert one / 4 < four < one
 
