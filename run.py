@@ -35,6 +35,7 @@ from .workloads.network import Inference
 from .workloads.operators import Operator
 from .workloads.parallel import shard
 from .workloads.phases import Workload
+from .workloads.routing import has_experts, spread_experts
 
 #: Tensors that must cross the memory interface in any mapping; activations may stay on the chip.
 COMPULSORY_ROLES = ("weight", "kv", "input", "output")
@@ -122,6 +123,7 @@ def _run_parts(
     machine: MachineConfig, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], options: RunOptions,
 ) -> Report:
     devices = machine.parallel.tensor if options.tensor_parallel is None else options.tensor_parallel
+    graph = spread_experts(graph)                                           # workloads/: experts as products, rows dealt round
     own = shard(graph, devices).graph                                       # workloads/: what one device does of it
     try:
         if devices > 1:
@@ -194,7 +196,7 @@ def build_report(
         seconds=seconds, cycles=_cycles(machine, run.end_ps), energy_lines=run.ledger.lines(run.end_ps),
         memory=_memory(machine, program, run), units=_units(machine, run), links_bytes=run.link_bytes,
         operators=_operator_reports(machine, operators, program, run), bounds=_bounds(machine, graph),
-        reductions=_reductions(run), assumptions=_assumptions(machine), timeline=run.timeline,
+        reductions=_reductions(run), assumptions=(*_assumptions(machine), *_routing_assumption(graph)), timeline=run.timeline,
     )
 
 
@@ -352,6 +354,12 @@ def _reductions(run: ProgramRun) -> tuple[Mapping[str, Any], ...]:
     symmetry = run.memory.reduction()
     channels = ({key: value for key, value in symmetry.items() if key != "used"},) if symmetry["used"] else ()
     return (*channels, *run.reductions)
+
+
+def _routing_assumption(graph: OperatorGraph) -> tuple[str, ...]:
+    if not has_experts(graph):
+        return ()
+    return ("experts: rows are dealt round to as many as an even draw touches on average; the others' weights are not read",)
 
 
 def _assumptions(machine: MachineConfig) -> tuple[str, ...]:

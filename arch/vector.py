@@ -99,6 +99,12 @@ def lane_ops(function: str, reads: tuple[View, ...], params: Mapping[str, Any], 
         scores = elements * (4 + config.exp_ops)
         rescaled = sum(view.elements for view in reads[1:])
         return scores + rescaled
+    if function == "route":              # a softmax over the experts' scores, and a maximum over them for each choice
+        rows, experts = reads[0].shape
+        simple, special = FUNCTION_OPS["softmax"]
+        return int(rows * (experts * (simple + special * config.exp_ops + params["top_k"]) + config.exp_ops))
+    if function == "combine":            # a product and a sum for each element of each expert's result
+        return 2 * sum(view.elements for view in reads[1:])
     if function in ("allreduce", "reducescatter", "allgather"):          # its share of the sums over the other devices
         ranks = params["ranks"]
         return 0 if function == "allgather" else elements * (ranks - 1) // ranks

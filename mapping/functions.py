@@ -146,6 +146,18 @@ def _lstm_cell(reads: Sequence[Array], before: Sequence[Array], params: Mapping[
     return _sigmoid(o) * np.tanh(cell), cell
 
 
+def _route(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Scores [rows, experts] → softmax over the chosen ones [rows, top_k]; the rows are dealt round to the *active* experts."""
+    rows = params["row"] + np.arange(reads[0].shape[0])
+    chosen = (rows[:, None] * params["top_k"] + np.arange(params["top_k"])) % params["active"]
+    return _softmax((np.take_along_axis(reads[0], chosen, axis=1),), (), {})
+
+
+def _combine(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Shares [rows, top_k] and a result [rows, cols] for each choice → their sum."""
+    return (np.sum([reads[0][:, [choice]] * result for choice, result in enumerate(reads[1:])], axis=0),)
+
+
 def _plain(function: Callable[..., Array]) -> Function:
     return lambda reads, before, params: (function(*reads),)
 
@@ -183,6 +195,8 @@ FUNCTIONS: dict[str, Function] = {
     "max_pool": _max_pool,
     "average_pool": _average_pool,
     "lstm_cell": _lstm_cell,
+    "route": _route,
+    "combine": _combine,
     "online_softmax_end": _plain(lambda output, total: output / total[..., None]),
 }
 

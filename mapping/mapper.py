@@ -26,6 +26,7 @@ from .gemm import lower_gemm, weight_layout
 from .images import filter_layout, lower_conv, lower_pool
 from .placement import Residents, Uses, choose_residents, place_tensors
 from .recurrent import lower_lstm_cell
+from .routing import lower_combine, lower_dispatch
 from .storage import Blocked
 from .target import AttentionStyle, FixedShares, Site, Target, share_out
 from .tiles import Operand
@@ -56,6 +57,8 @@ LOWERINGS: dict[str, Lowering] = {
     "pool": lower_pool,
     "lstm_cell": lower_lstm_cell,
     "collective": lower_collective,
+    "dispatch": lower_dispatch,
+    "combine": lower_combine,
 }
 
 #: kind of operator → the storage that its weight (the second input) gets when no other kind or shape of operator reads it.

@@ -12,6 +12,7 @@ from ..workloads.graph import OperatorGraph, program_order
 from ..workloads.images import Convolution, Pool
 from ..workloads.operators import Attention, Embedding, Gemm, KvAppend, Operator, SelectLast
 from ..workloads.recurrent import LstmCell
+from ..workloads.routing import Combine, Dispatch
 from ..workloads.vector import Elementwise, Norm, Rope, Softmax
 from .functions import NORM_EPSILON, ROPE_BASE, Array
 
@@ -173,6 +174,37 @@ def _lstm_cell(op: Operator, inputs: Sequence[Array], before: Sequence[Array]) -
     return opened[:, 3] * np.tanh(cell), cell
 
 
+def _dispatch(op: Operator, inputs: Sequence[Array], before: Sequence[Array]) -> tuple[Array, ...]:
+    """Row by row: deal its choices to the experts in turn, and append it to each one's list."""
+    assert isinstance(op, Dispatch)
+    x, scores = inputs[0].reshape(op.rows, op.hidden), inputs[1].reshape(op.rows, op.experts)
+    lists: list[list[Array]] = [[] for _ in range(op.active)]
+    shares, turn = [], 0
+    for row in range(op.rows):
+        chosen = [(turn + choice) % op.active for choice in range(op.top_k)]
+        turn += op.top_k
+        for expert in chosen:
+            lists[expert].append(x[row])
+        weights = np.exp(scores[row, chosen])
+        shares.append(weights / weights.sum())
+    most = len(lists[0])
+    full, short = [rows for rows in lists if len(rows) == most], [rows for rows in lists if len(rows) < most]
+    return (np.array(shares), *(np.array(group) for group in (full, short) if group))
+
+
+def _combine(op: Operator, inputs: Sequence[Array], before: Sequence[Array]) -> tuple[Array, ...]:
+    assert isinstance(op, Combine)
+    results = [rows for group in inputs[1:] for rows in group.reshape(group.shape[0], -1, op.hidden)]
+    served, out, turn = [0] * op.active, np.zeros((op.rows, op.hidden)), 0
+    for row in range(op.rows):
+        for choice in range(op.top_k):
+            expert = turn % op.active
+            out[row] += inputs[0].reshape(op.rows, op.top_k)[row, choice] * results[expert][served[expert]]
+            served[expert] += 1
+            turn += 1
+    return (out,)
+
+
 REFERENCES: dict[str, Reference] = {
     "gemm": _gemm,
     "attention": _attention,
@@ -186,4 +218,6 @@ REFERENCES: dict[str, Reference] = {
     "conv": _conv,
     "pool": _pool,
     "lstm_cell": _lstm_cell,
+    "dispatch": _dispatch,
+    "combine": _combine,
 }

@@ -11,7 +11,7 @@ from .tensors import Tensor
 from .vector import POINTWISE
 
 #: exp, sum and quotient of each score (the softmax of a router); a scale and a sum of each element of an expert's result.
-_SCORE_FLOPS, _MIX_FLOPS = 3, 2
+SCORE_FLOPS, MIX_FLOPS = 3, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +52,9 @@ class Experts(Operator):
 
     @property
     def vector_flops(self) -> int:
-        scores = self.rows * self.experts * (_SCORE_FLOPS + self.top_k)
+        scores = self.rows * self.experts * (SCORE_FLOPS + self.top_k)
         inner = self.rows * self.top_k * self.intermediate * POINTWISE[self.function].flops_per_element
-        return scores + inner + _MIX_FLOPS * self.rows * self.top_k * self.hidden
+        return scores + inner + MIX_FLOPS * self.rows * self.top_k * self.hidden
 
     def touched_elements(self, tensor: Tensor) -> int:
         if tensor in self.inputs[2:]:

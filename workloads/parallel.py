@@ -2,8 +2,9 @@
 
 After Shoeybi et al., Megatron-LM, 2019 (arXiv:1909.08053, §3): a product of a whole input is divided by columns and leaves its
 output divided; a product of a divided input is divided along its reduction, and an all-reduce makes its output whole; attention,
-caches, rotations and pointwise functions between work on their own heads and columns. Embeddings, norms and residual sums are done
-by every device. A divided output of the run is gathered. Every device does the same work, so one graph stands for all.
+caches, rotations and pointwise functions between work on their own heads and columns. Embeddings, norms, residual sums and the
+routers of experts are done by every device; of each expert a device has a part, as of any MLP. A divided output of the run is
+gathered. Every device does the same work, so one graph stands for all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..sim.errors import ConfigError
 from .collective import Collective, Exchange
 from .graph import GraphBuilder, OperatorGraph, program_order
 from .operators import Attention, Gemm, KvAppend, Operator
+from .routing import Combine, Dispatch
 from .tensors import Tensor
 from .vector import Elementwise, Norm, Rope
 
@@ -43,6 +45,7 @@ def shard(graph: OperatorGraph, ranks: int) -> Sharded:
     if ranks == 1:
         return Sharded(graph)
     sharder = _Sharder(str(graph.graph.get("name", "")), ranks)
+    sharder.summed_later = {tensor.name for op in program_order(graph) if isinstance(op, Combine) for tensor in op.inputs[1:]}
     for op in program_order(graph):
         sharder.add(op)
     if not sharder.divides:
@@ -58,13 +61,14 @@ class _Sharder:
         self.shards: dict[str, Shard] = {}
         self.parts: dict[str, Tensor] = {}          # tensor of the model that is divided → the device's part
         self.whole: set[str] = set()                # tensors that some operator reads whole
+        self.summed_later: set[str] = set()         # results of experts: the rows' sums over them are fewer to exchange
         self.divides = False
 
     def add(self, op: Operator) -> None:
         """Append the device's part of *op*, and the exchange that its results need."""
         has_part = any(tensor.name in self.parts for tensor in op.inputs)
         rule = _RULES.get(type(op))
-        if rule is not None and (has_part or isinstance(op, Gemm | Attention)):
+        if rule is not None and (has_part or isinstance(op, Gemm | Attention | Dispatch | Combine)):
             self.divides = True
             rule(self, op)
         elif has_part:
@@ -81,13 +85,21 @@ class _Sharder:
         """By columns where the input is whole, along the reduction where it is divided."""
         assert isinstance(op, Gemm)
         a, b, *bias = op.inputs
+        if op.group == "router":                    # small, and every device deals all rows to the experts of which it has a part
+            self.whole |= {tensor.name for tensor in op.inputs}
+            self.builder.add(op)
+            return
         if b.name in self.parts:
             raise ConfigError(f"{op.name}: the second operand of a product is divided", key="--tp", value=self.ranks)
         rows_axis = -1 if op.weight_transposed else -2              # of B's [k, n], stored [n, k] when transposed
         if a.name in self.parts:
             self._check(op, "k", op.k)
             parts = (self.parts[a.name], self.part(b, rows_axis), *(self.part(t, None) for t in bias))
-            self.reduced(op, replace(op, inputs=parts, outputs=(self.summand(op.outputs[0]),), k=op.k // self.ranks))
+            own = replace(op, inputs=parts, outputs=(self.summand(op.outputs[0]),), k=op.k // self.ranks)
+            if op.outputs[0].name in self.summed_later:
+                self.builder.add(own)
+            else:
+                self.reduced(op, own)
             return
         if op.outputs[0].role != "output":          # what leaves the run is padded: a vocabulary need not divide (Megatron-LM, §3)
             self._check(op, "n", op.n)
@@ -127,6 +139,19 @@ class _Sharder:
     def elementwise(self, op: Operator) -> None:
         assert isinstance(op, Elementwise)
         self.divided(op, replace(op, inputs=self._inputs(op), outputs=(self.result(op.outputs[0]),), cols=op.cols // self.ranks))
+
+    def dispatch(self, op: Operator) -> None:
+        """Every device lays all rows out; of the experts that none takes it has a part, as of the others."""
+        assert isinstance(op, Dispatch)
+        self.whole |= {tensor.name for tensor in op.inputs[:2]}
+        unread = tuple(self.part(tensor, axis) for tensor, axis in zip(op.inputs[2:], (-1, -1, -2), strict=False))
+        self.builder.add(replace(op, inputs=(*op.inputs[:2], *unread)))
+
+    def combine(self, op: Operator) -> None:
+        """Each device sums its summands of a row's experts; the sum is what they exchange."""
+        assert isinstance(op, Combine)
+        summands = (self.summand(tensor) for tensor in op.inputs[1:])
+        self.reduced(op, replace(op, inputs=(op.inputs[0], *summands), outputs=(self.summand(op.outputs[0]),)))
 
     # -- tensors
 
@@ -195,5 +220,5 @@ class _Sharder:
 
 _RULES: dict[type[Operator], Callable[[_Sharder, Operator], None]] = {
     Gemm: _Sharder.gemm, Attention: _Sharder.attention, KvAppend: _Sharder.kv_append, Rope: _Sharder.rope, Norm: _Sharder.norm,
-    Elementwise: _Sharder.elementwise,
+    Elementwise: _Sharder.elementwise, Dispatch: _Sharder.dispatch, Combine: _Sharder.combine,
 }

@@ -15,9 +15,11 @@ from tilesim.mapping.interpreter import interpret, random_order
 from tilesim.mapping.mapper import map_to_target
 from tilesim.mapping.target import AttentionStyle, Target
 from tilesim.memory.dram import DramConfig
-from tilesim.workloads.graph import OperatorGraph
+from tilesim.workloads.experts import Experts
+from tilesim.workloads.graph import OperatorGraph, program_order, totals
 from tilesim.workloads.model import ModelConfig
 from tilesim.workloads.phases import Workload, decode, prefill
+from tilesim.workloads.routing import spread_experts
 
 MakeTarget = Callable[..., Target]
 MakeValues = Callable[[OperatorGraph, int], dict[str, Any]]
@@ -106,7 +108,7 @@ def rotate(x: Array, positions: npt.NDArray[np.int64]) -> Array:
 
 
 def compare(workload: Workload, target: Target, small_integers: MakeValues, attention: AttentionStyle, places: Any = None) -> None:
-    graph = workload.lower()
+    graph = spread_experts(workload.lower())
     values = small_integers(graph, 3)
     ids = np.asarray(values["token_ids"]).reshape(workload.batch, workload.tokens)
     program = map_to_target(graph, target, attention=attention, token_ids=ids.ravel().tolist())
@@ -148,3 +150,38 @@ def test_model_behind_the_true_address_map_equals_a_plain_transformer(toy_target
     """Every burst stands where HBM3's interleaving puts it: channels, pseudo-channels, banks, rows, columns."""
     places = decoded_places(DramConfig(type="dram", memory="hbm3-6400", stacks=2))
     compare(decode(LLAMA, context=17), toy_target(sram_kib=16), small_integers, "auto", places)
+
+
+MIXTRAL = LLAMA.model_copy(update={"name": "tiny-mixtral", "experts": 5, "top_k": 2, "tied_embeddings": False})
+
+
+def mixture(model: ModelConfig, values: dict[str, Any], at: str, x: Array, active: int) -> Array:
+    """Row by row, expert by expert; the choices are those that a run assumes."""
+    flat = x.reshape(-1, model.hidden)
+    scores, out = flat @ values[f"{at}.router.weight"], np.zeros_like(flat)
+    weights = [np.concatenate([values[f"{at}.experts.{name}.weight.{g}"] for g in (0, 1)
+                               if f"{at}.experts.{name}.weight.{g}" in values]) for name in ("gate", "up", "down")]
+    for row, token in enumerate(flat):
+        chosen = [(row * model.top_k + choice) % active for choice in range(model.top_k)]
+        shares = np.exp(scores[row, chosen])
+        for expert, share in zip(chosen, shares / shares.sum(), strict=True):
+            gate = token @ weights[0][expert]
+            out[row] += share * ((gate / (1 + np.exp(-gate)) * (token @ weights[1][expert])) @ weights[2][expert])
+    return out.reshape(x.shape)
+
+
+@pytest.mark.parametrize("sram_kib", [16, 64, 1024])
+@pytest.mark.parametrize(("experts", "top_k", "tokens", "batch"),
+                         [(5, 2, 11, 2), (4, 2, 6, 1), (8, 3, 1, 3), (6, 1, 1, 1), (6, 4, 5, 1)])
+def test_experts_equal_a_plain_mixture(experts: int, top_k: int, tokens: int, batch: int, sram_kib: int, toy_target: MakeTarget,
+                                       small_integers: MakeValues, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Periods of the routing that do and do not divide; experts with a row more than others, and experts without rows."""
+    model = MIXTRAL.model_copy(update={"experts": experts, "top_k": top_k})
+    workload = prefill(model, prompt=tokens, batch=batch) if tokens > 1 else decode(model, context=9, batch=batch)
+    whole = workload.lower()
+    (active,) = {op.active_experts for op in program_order(whole) if isinstance(op, Experts)}
+    monkeypatch.setitem(globals(), "mlp", lambda model, values, at, x: mixture(model, values, at, x, active))
+    compare(workload, toy_target(sram_kib=sram_kib), small_integers, "auto")
+    spread = spread_experts(whole)
+    for counted in ("macs", "flops", "parameters", "kv_bytes", "external_read_bytes"):
+        assert getattr(totals(spread), counted) == getattr(totals(whole), counted)

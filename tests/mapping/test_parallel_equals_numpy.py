@@ -18,6 +18,7 @@ from tilesim.workloads.model import ModelConfig
 from tilesim.workloads.operators import Gemm
 from tilesim.workloads.parallel import shard
 from tilesim.workloads.phases import decode, prefill
+from tilesim.workloads.routing import spread_experts
 from tilesim.workloads.tensors import Tensor
 
 MakeValues = Callable[[OperatorGraph, int], Mapping[str, np.ndarray]]
@@ -29,6 +30,9 @@ QWEN = LLAMA.model_copy(update={"name": "tiny-qwen", "qk_norm": True, "qkv_bias"
 GPT2 = ModelConfig(name="tiny-gpt2", family="gpt2", layers=1, hidden=16, heads=4, kv_heads=4, head_dim=4, intermediate=48,
                    vocab=33, max_positions=40, mlp="plain", activation="gelu_tanh", norm="layernorm", positions="learned",
                    qkv_bias=True, attention_out_bias=True, mlp_bias=True, tied_embeddings=True)
+
+
+MIXTRAL = LLAMA.model_copy(update={"name": "tiny-mixtral", "experts": 7, "top_k": 2, "tied_embeddings": False})
 
 
 def two_products(rows: int, k: int, inner: int, n: int) -> OperatorGraph:
@@ -61,11 +65,11 @@ def test_columns_then_rows_then_a_sum_is_the_product(ranks: int, sram_kib: int, 
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("model", [LLAMA, QWEN, GPT2], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", [LLAMA, QWEN, GPT2, MIXTRAL], ids=lambda model: model.name)
 def test_a_divided_decoder_equals_the_whole_one(model: ModelConfig, ranks: int, toy_target: Callable[..., Target],
                                                 small_integers: MakeValues) -> None:
     for workload in (prefill(model, prompt=7, batch=2), decode(model, context=9, batch=3)):
-        graph = workload.lower()
+        graph = spread_experts(workload.lower())
         values = small_integers(graph, 5)
         ids = np.asarray(values["token_ids"]).ravel().tolist()
         wanted = run_reference(graph, values)
