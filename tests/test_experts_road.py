@@ -10,8 +10,8 @@ from tilesim.workloads.graph import program_order, totals
 from tilesim.workloads.model import ModelConfig
 
 MIXTURE = ModelConfig(name="small-mixture", family="mixtral", layers=2, hidden=256, heads=8, kv_heads=4, head_dim=32,
-                      intermediate=512, vocab=1024, max_positions=512, mlp="gated", activation="silu", norm="rmsnorm", positions="rotary",
-                      experts=8, top_k=2)
+                      intermediate=512, vocab=1024, max_positions=512, mlp="gated", activation="silu", norm="rmsnorm",
+                      positions="rotary", experts=8, top_k=2)
 
 
 def test_a_decode_step_reads_the_experts_that_take_part_and_no_others() -> None:
