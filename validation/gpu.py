@@ -20,6 +20,9 @@ from ..sim.errors import ConfigError
 from .calibrate_gpu import SKIPPED_FLAGS
 from .calibrate_links import link_of
 from .contract import GroupSummary, Row, ValidationResult, compare, skip, summarise_group
+from .gpu_cent import CENT_COLUMNS, cent_rows
+from .gpu_cent import TABLE as CENT
+from .gpu_cent import TOLERANCE_PCT as CENT_TOLERANCE_PCT
 from .gpu_devices import csv_files, known_gpus
 from .gpu_energy import energy_rows
 from .gpu_llmcompass import LLMCOMPASS_COLUMNS, llmcompass_rows
@@ -46,7 +49,7 @@ def validate(reference: Path | None = None, plots: Path | None = None) -> Valida
     if not any(_is_known(set(table[0])) for table in tables.values() if table):
         raise ConfigError("no table of measured or published GPU rows", file=str(reference),
                           mend="see the columns of the suite in the documentation")
-    result = score(tables, gpus)
+    result = score(tables | {CENT.stem: read_table(CENT)}, gpus)
     if plots is not None:
         from .gpu_plots import write_plots
         write_plots(result, plots)
@@ -71,6 +74,8 @@ def score(tables: Mapping[str, Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> Va
             rows += llmcompass_rows(table, gpus)
         elif columns >= PUBLISHED_COLUMNS:
             rows += published_rows(table, stem, gpus)
+        elif columns >= CENT_COLUMNS:
+            rows += cent_rows(table)
         elif columns >= SERVING_COLUMNS:
             rows += serving_rows(table, stem, gpus)
     rows = [with_floor(row, floors) for row in _numbered(rows)]
@@ -187,6 +192,8 @@ def _tolerance(name: str) -> float | None:
         return 10.0 if not name.endswith("lt100us") else None
     if name.startswith("llmcompass:"):
         return {"matmul": 10.0, "softmax": 9.0, "layernorm": 8.0, "allreduce": 20.0, "gpt3_layer": 8.0}.get(size)
+    if name.startswith("cent:"):
+        return None if name.endswith("by_context") else CENT_TOLERANCE_PCT
     if name in ("e2e_prefill", "e2e_decode") or name.startswith("published:"):
         return 15.0 if name.startswith("e2e") else 12.0
     return (TOLERANCE_PCT | kinds).get(operator) if size == "ge20us" else None

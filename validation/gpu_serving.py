@@ -24,7 +24,7 @@ from .gpu_rows import RawRow, number
 SERVING_COLUMNS = {"arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s", "tpot_ms"}
 TOLERANCE_PCT = 15.0
 #: vLLM's settings: tokens of one iteration, and share of the memory it may take.
-_TOKEN_BUDGET, _MEMORY_SHARE = 2048, 0.9
+_TOKEN_BUDGET, MEMORY_SHARE = 2048, 0.9
 #: `max_num_seqs` that engines are run with (vLLM's defaults by version and board, and the profiles' 128). A log shows which by the
 #: sequences that ran side by side; waiting for a place is most of the first-token time.
 _SEQUENCE_LIMITS = (128, 256, 512, 1024)
@@ -101,7 +101,7 @@ def simulate(
 
     weight_bytes = shape.stored_weights * ELEMENT_BYTES[engine.dtype]
     weights_s = weight_bytes / ranks / gpu.dram_stream_bytes_per_s
-    room_bytes = _MEMORY_SHARE * gpu.device.dram_capacity_bytes * ranks - weight_bytes
+    room_bytes = MEMORY_SHARE * gpu.device.dram_capacity_bytes * ranks - weight_bytes
     room = room_bytes / cache_bytes_per_token(shape, engine.kv_dtype)
     waiting, now_s = list(requests), 0.0
     running: list[Request] = []
