@@ -57,7 +57,8 @@ def validate(reference: Path | None = None, plots: Path | None = None) -> Valida
 
 
 def _is_known(columns: set[str]) -> bool:
-    return any(columns >= known for known in (MEASURED_COLUMNS, LLMCOMPASS_COLUMNS, PUBLISHED_COLUMNS, SERVING_COLUMNS))
+    return any(columns >= known for known in (MEASURED_COLUMNS, LLMCOMPASS_COLUMNS, PUBLISHED_COLUMNS,
+                                                 SERVING_COLUMNS, CENT_COLUMNS))
 
 
 def score(tables: Mapping[str, Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> ValidationResult:
