@@ -224,7 +224,7 @@ def _price(machine: MachineConfig, run: ProgramRun) -> None:
         ledger.price(memory_name, action, pj)
         ledger.add(memory_name, action, count)
     ledger.static_w[sram_name] = sram.static_power_w
-    ledger.static_w["chip"] = machine.static_power_w
+    ledger.static_w["chip"] = machine.rest_power_w
 
 
 def _cycles(machine: MachineConfig, end_ps: int) -> dict[str, int]:

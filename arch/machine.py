@@ -10,6 +10,7 @@ import networkx as nx
 from pydantic import Field, PrivateAttr, model_validator
 
 from .. import configs
+from ..memory.dram import DramConfig
 from ..memory.kinds import MEMORY_KINDS, MemoryConfig
 from ..memory.sram import SramConfig
 from ..sim import config as config_reader
@@ -65,8 +66,28 @@ class MachineConfig(Config):
     interconnect: InterconnectConfig | None = None      # between devices of this kind; None: they have no links
     parallel: Parallel = Parallel()
     technology: str | None = None              # of arithmetic and SRAM, where a part states no energy of its own (configs/tech)
-    static_power_w: Watts                      # of what no part accounts for: control, clock tree, leakage of logic
+    static_power_w: Watts = 0.0                # of what no part accounts for: control, clock tree, leakage of logic
+    idle_power_w: Watts | None = None          # instead: as measured, the main memory's own idle power in it
     _document: Document | None = PrivateAttr(default=None)      # where it was read from, for errors that show later
+
+    @model_validator(mode="after")
+    def _one_idle_power(self) -> MachineConfig:
+        neither = self.idle_power_w is None and "static_power_w" not in self.model_fields_set
+        if neither or (self.idle_power_w is not None and self.static_power_w):
+            raise ValueError("one of static_power (of what no part accounts for) and idle_power (the memory's included) is wanted")
+        if self.rest_power_w < 0:
+            raise ValueError(f"idle_power is {self.idle_power_w:g} W, less than the {self._memory_idle_w:.3g} W that the memory "
+                             "alone takes when it waits")
+        return self
+
+    @property
+    def _memory_idle_w(self) -> float:
+        return sum(part.idle_w for part in self.parts.values() if isinstance(part, DramConfig))
+
+    @property
+    def rest_power_w(self) -> float:
+        """Static power of what no part accounts for."""
+        return self.static_power_w if self.idle_power_w is None else self.idle_power_w - self._memory_idle_w
 
     @model_validator(mode="after")
     def _links_join_parts(self) -> MachineConfig:

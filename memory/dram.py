@@ -24,7 +24,7 @@ from .address import AddressMap, MappingError, parse_mapping
 from .advance import advance
 from .channels import Channels
 from .controller import ControllerConfig, tables_for
-from .power import Tally, energy_actions, refuse_unpriced_refresh
+from .power import Tally, energy_actions, idle_power_w, refuse_unpriced_refresh
 from .standard import Memory, load_memory
 from .traffic import Traffic, added, asked_ranges, steady_counts
 
@@ -77,6 +77,11 @@ class DramConfig(Config):
     def peak_bytes_per_s(self) -> float:
         """The pin rate."""
         return self.channels * self.device.channel_bytes_per_s
+
+    @property
+    def idle_w(self) -> float:
+        """Power of all channels that wait with their banks closed, refreshed on time."""
+        return self.channels * idle_power_w(self.device)
 
     def clock(self) -> Clock:
         """The clock whose cycles the tables count."""

@@ -92,6 +92,16 @@ def _refuse_unpriced(memory: Memory, tally: Tally, energy: CommandEnergy) -> Non
                           key="energy", mend="state idd5pb of every rail, or refresh all banks at once")
 
 
+def idle_power_w(memory: Memory) -> float:
+    """Watts of one channel that waits with all banks closed and is refreshed on time; 0 where it states no energy."""
+    energy = command_energy(memory)
+    if energy is None:
+        return 0.0
+    scopes = memory.organisation.pseudo_channels * memory.organisation.ranks
+    interval_ps = memory.ticks["tREFI"] * float(memory.clock.period_ps)
+    return scopes * (energy.precharge_standby_w + energy.refresh_pj / interval_ps)         # pJ in a picosecond are watts
+
+
 def total_pj(actions: Mapping[str, tuple[int, float]]) -> float:
     """The sum of all actions."""
     return sum(count * pj for count, pj in actions.values())

@@ -124,8 +124,8 @@ class SramBanks(Config):
     capacity_bytes: Bytes
     bank_bytes: Bytes
     width_bits: Annotated[int, Field(ge=1)]
-    reads_per_cycle: Annotated[int, Field(ge=0)] = 0
-    writes_per_cycle: Annotated[int, Field(ge=0)] = 0
+    reads_per_cycle: Annotated[float, Field(ge=0)] = 0
+    writes_per_cycle: Annotated[float, Field(ge=0)] = 0
     distance_mm: Annotated[float, Field(ge=0)] = 0.0          # from bank to array
 
     def leak_w(self, technology: Technology) -> float:
@@ -142,6 +142,14 @@ class SramBanks(Config):
 
 #: Clocking one flip-flop, 40 nm: Aladdin table (accelergy-aladdin-plug-in 5e2e126, reg.csv). ASSUMED to scale as an adder.
 REGISTER_BIT_PJ, REGISTER_TABLE = 0.009, "45nm"
+#: Leakage of synthesised units in TSMC's 40 nm, milliwatts: a 32-bit multiplier, a 32-bit adder, a register bit (Aladdin,
+#: harvard-acc/ALADDIN a0bb4e4, common/power_delay.h). ASSUMED: a multiplier's goes with the square of its width, an adder's with
+#: its width, and 28 nm leaks as 40 nm does; overturned by a synthesised PE at 28 nm.
+MULTIPLIER_LEAK_MW, ADDER_LEAK_MW, REGISTER_BIT_LEAK_MW, LEAK_BITS = 0.0239328, 0.0015927, 5.3278e-6, 32
+#: The controller's side of a DDR3 channel (CACTI-IO: HewlettPackard/cacti 1a475ca, extio_technology.cc and extio.cc): phase
+#: rotator, receivers and PLL of 10 mW each, a bias of 15 mA at 1.5 V, two clock pairs that drive 0.75 V into 100 Ω from 1.5 V; and
+#: 1.76 mW for each Gb/s that moves.
+DDR3_CHANNEL_W, DDR3_J_PER_BIT = 0.030 + 0.015 * 1.5 + 2 * 1.5 * 0.75 / 100, 1.76e-12
 
 
 class ArrayPower(Config):
@@ -152,21 +160,28 @@ class ArrayPower(Config):
     clock_hz: Hertz
     pes: Annotated[int, Field(ge=1)]
     register_bits_per_pe: Annotated[int, Field(ge=0)]
+    multiplier_bits: Annotated[int, Field(ge=1)]
+    adder_bits: Annotated[int, Field(ge=1)]
+    ddr3_channels: Annotated[int, Field(ge=0)]
     dtype: str
     memories: tuple[SramBanks, ...]
     interface_w: Watts
     application: str
 
     def run(self) -> Quantities:
-        """`idle_w`: leakage of SRAM, clocked registers, interfaces; `busy_w`: MACs and accesses of the application on top."""
+        """`idle_w`: leakage, clocked registers, interfaces; `busy_w`: MACs, accesses and traffic of the application on top."""
         technology = find_technology(self.technology)
         ratio = technology.operation_pj("int32", "add") / find_technology(REGISTER_TABLE).operation_pj("int32", "add")
         registers_w = self.pes * self.register_bits_per_pe * REGISTER_BIT_PJ * ratio * 1e-12 * self.clock_hz
-        idle_w = registers_w + sum(memory.leak_w(technology) for memory in self.memories) + self.interface_w
+        logic_mw = (MULTIPLIER_LEAK_MW * (self.multiplier_bits / LEAK_BITS)**2 + ADDER_LEAK_MW * self.adder_bits / LEAK_BITS
+                    + REGISTER_BIT_LEAK_MW * self.register_bits_per_pe)
+        leak_w = sum(memory.leak_w(technology) for memory in self.memories) + 1e-3 * self.pes * logic_mw
+        idle_w = registers_w + leak_w + self.interface_w + self.ddr3_channels * DDR3_CHANNEL_W
         ran = predict(next(app for app in APPLICATIONS if app.name == self.application))
         macs_w = ran.tops / 2 * technology.mac_pj(self.dtype)                         # TOPS / 2 = 1e12 MACs a second, pJ: watts
         accesses_w = sum(memory.access_pj(technology) for memory in self.memories) * 1e-12 * self.clock_hz * ran.active
-        return {"idle_w": idle_w, "busy_w": idle_w + macs_w + accesses_w}
+        moved_w = DDR3_J_PER_BIT * BITS_PER_BYTE * ran.memory_bytes_per_s
+        return {"idle_w": idle_w, "busy_w": idle_w + macs_w + accesses_w + moved_w}
 
 
 class Unpredicted(Config):

@@ -8,6 +8,7 @@ import networkx as nx
 import pytest
 import tilesim
 from tilesim.arch.machine import chip_folder, load_machine
+from tilesim.memory.dram import DramConfig
 from tilesim.sim.errors import ConfigError
 
 CHIP = (chip_folder() / "hbm-npu.yaml").read_text()
@@ -61,3 +62,24 @@ def test_every_hop_of_a_way_takes_its_latency(tmp_path: Path) -> None:
     detour = tilesim.simulate(load_machine(written(tmp_path, line, via)), tilesim.decode("gpt2", context=8))
     assert detour.links_bytes["hbm→dma"] == detour.links_bytes["dma→scratchpad"] == direct.links_bytes["hbm→scratchpad"]
     assert detour.seconds >= direct.seconds + 1e-6
+
+
+def test_a_measured_idle_power_holds_the_memorys_own() -> None:
+    """A package at rest draws what was measured, once: the rest of the chip and its memory's standby and refresh."""
+    machine = load_machine("tpu-v4i")
+    memory = machine.main_memory()[1]
+    assert isinstance(memory, DramConfig)
+    assert 0.5 < memory.idle_w < 5
+    assert machine.rest_power_w + memory.idle_w == pytest.approx(55)
+    report = tilesim.simulate(machine, tilesim.decode("llama-3.2-1b", context=64))
+    standing = [line for line in report.energy_lines if line.action == "static" and line.component == "chip"]
+    assert standing[0].joules == pytest.approx(machine.rest_power_w * report.seconds)
+
+
+@pytest.mark.parametrize(("change", "complaint"), [("static_power=3 W", "one of static_power"),
+                                                   ("idle_power=0.1 W", "less than the")])
+def test_one_idle_power_is_wanted_and_the_memory_fits_into_it(change: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_machine("tpu-v4i", (change,))
+    with pytest.raises(ConfigError, match="one of static_power"):
+        load_machine("tpu-v1", ("idle_power=28 W",))

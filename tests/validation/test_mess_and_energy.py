@@ -64,20 +64,17 @@ def test_a_measured_system_gets_its_on_chip_latency_from_its_lowest_point(tmp_pa
 @pytest.mark.published
 def test_every_declared_anchor_holds() -> None:
     result = energy.validate()
-    # TPU v1 lacks leakage of logic and the PHY of its memory, for which there is no sourced figure: 15.3 and 16.0 % under, of 15 %.
-    missed = {row.case: row.error_pct for row in result.rows if row.skipped is None and not row.within}
-    assert missed.keys() == {"tpu_v1_busy/idle_w", "tpu_v1_busy/busy_w"}
-    assert all(-17 < error_pct < -15 for error_pct in missed.values() if error_pct is not None)
+    assert [row.case for row in result.rows if row.skipped is None and not row.within] == []
     held = {row.group for row in result.rows if row.skipped is None}
     assert held >= {"hbm2_device_stream", "lpddr5_stream", "attacc_levels"}
 
 
 @pytest.mark.published
 def test_most_of_tpu_v1s_power_is_there_when_it_waits() -> None:
-    """28 of 40 W (Jouppi et al., ISCA 2017, table 2): clocked registers and leaking SRAM, not work, are two thirds of it."""
+    """28 of 40 W (Jouppi et al., ISCA 2017, table 2): clocked registers and leakage, not work, are two thirds of it."""
     got = {row.case: row.got for row in energy.validate().rows if row.group == "tpu_v1_busy" and row.got is not None}
     idle_w, busy_w = got["tpu_v1_busy/idle_w"], got["tpu_v1_busy/busy_w"]
-    assert busy_w == pytest.approx(40, rel=0.17)
+    assert busy_w == pytest.approx(40, rel=0.15)
     assert idle_w / busy_w == pytest.approx(0.7, abs=0.05)
 
 
