@@ -25,6 +25,7 @@ _HOST_US_PER_STEP = 1120.0
 _CALIBRATION = ("llama-7b", "query_latency_s")
 #: vLLM's default for sequences at once.
 _MOST_SEQUENCES = 256
+#: The link class of the measured A100 nodes with bridged pairs (vidur's); cards that meet on the host bridge would be 12 % slower.
 _BOARD, _LINK, _LIBRARY = "a100-pcie-80gb", "nvlink3-pairs", "vllm-2024"
 
 
