@@ -29,6 +29,9 @@ def add_parser(commands: Any) -> None:
                         help="a table, or a folder of tables (default: the small ones that are shipped)")
     parser.add_argument("--json", metavar="FILE|-", help="write every row as JSON")
     parser.add_argument("--plots", metavar="DIR", help="write plots as PNG, where the suite has any")
+    parser.add_argument("--memory", choices=("ideal", "hbm", "loop"), default=None,
+                        help="of fusemax: its artifact's flat memory (default), HBM simulated by command as the rate at which it "
+                             "carries a design's stream, or HBM by command in the loop (slow; its rate where tiles are too long)")
     parser.set_defaults(command=run)
 
 
@@ -42,11 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     plots = Path(arguments.plots) if arguments.plots is not None else None
     if plots is not None and plots.exists() and not plots.is_dir():
         raise ConfigError("is a file; --plots wants a folder", file=arguments.plots)
+    if arguments.memory is not None and arguments.suite != "fusemax":
+        raise ConfigError(f"--memory makes no sense for {arguments.suite}", key="--memory", value=arguments.memory,
+                          mend="leave --memory out, or validate fusemax")
     results = []
     for suite in (SUITES if arguments.suite == "all" else (arguments.suite,)):
         print(f"{suite} …", file=sys.stderr)
         try:
-            results.append(_validate(suite, reference, plots))
+            results.append(_validate(suite, reference, plots, arguments.memory))
         except ConfigError as error:
             if arguments.suite != "all" or reference is None or not error.message.startswith("no "):
                 raise
@@ -68,10 +74,12 @@ def _existing(reference: str | None) -> Path | None:
     return path
 
 
-def _validate(suite: str, reference: Path | None, plots: Path | None) -> ValidationResult:
+def _validate(suite: str, reference: Path | None, plots: Path | None, memory: str | None) -> ValidationResult:
     """The result of one suite, whose module is only imported now."""
     module = importlib.import_module(f".validation.{suite.replace('-', '_')}", __package__)
     wanted: dict[str, Any] = {"plots": plots} if "plots" in inspect.signature(module.validate).parameters else {}
+    if memory is not None:
+        wanted["memory"] = memory
     result: ValidationResult = module.validate(reference, **wanted)
     return result
 

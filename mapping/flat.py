@@ -47,11 +47,12 @@ class FlatMapping:
 
 @dataclass(frozen=True, slots=True)
 class FlatTraffic:
-    """DRAM bytes of a mapping by what moves them, and the buffer that it wants."""
+    """DRAM bytes of a mapping by what moves them, how many of them are written, and the buffer that it wants."""
 
     qk_bytes: float
     av_bytes: float
     softmax_bytes: float
+    written_bytes: float
     wanted_bytes: int
     spilled: float                    # share of what is on chip that does not fit
 
@@ -89,10 +90,14 @@ def traffic(shape: AttentionShape, mapping: FlatMapping, machine: EinsumMachine)
     if mapping.scores_on_chip:
         # written by QK; read for the maximum, read for the exponential, written, read for the division, written; read by AV
         qk_words, softmax_words, av_words = (share * spilled * shape.scores for share in (1, 5, 1))
+        written = 3 * spilled * shape.scores
     else:
         qk_words, softmax_words, av_words = shape.scores, 2 * shape.scores, shape.scores
-    return FlatTraffic((q + k + qk_words) * WORD_BYTES, (v + av + av_words) * WORD_BYTES, softmax_words * WORD_BYTES, wanted,
-                       spilled)
+        written = 2.0 * shape.scores
+    # An output is written as often as it is read, and once more.
+    written += (av + heads * shape.queries * shape.f) / 2
+    return FlatTraffic((q + k + qk_words) * WORD_BYTES, (v + av + av_words) * WORD_BYTES, softmax_words * WORD_BYTES,
+                       written * WORD_BYTES, wanted, spilled)
 
 
 def _moved(words: float, streamed_passes: int, kept_passes: int, on_chip: bool, spilled: float) -> float:

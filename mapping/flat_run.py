@@ -23,12 +23,13 @@ PROBE, STRIDE = 12, 12               # chunks before a period is looked for, and
 
 @dataclass(frozen=True, slots=True)
 class AttentionRun:
-    """Cycles of the whole attention; ``busy_2d`` in cycles of the array fully used."""
+    """Cycles of the whole attention; ``busy_2d`` in cycles of the array fully used; DRAM bytes, and those of them written."""
 
     cycles: float
     busy_2d: float
     busy_1d: float
     dram_bytes: float
+    written_bytes: float
 
 
 #: Appends tasks and transfers, and gives the ends of chunks.
@@ -85,6 +86,7 @@ def run_flat(
         busy_2d=shape.scores * (shape.e + shape.f) / n**2,
         busy_1d=chunks * softmax_cycles,
         dram_bytes=moved.total_bytes,
+        written_bytes=moved.written_bytes,
     )
 
 
@@ -113,7 +115,8 @@ def run_unfused(shape: AttentionShape, machine: EinsumMachine) -> AttentionRun:
     cycles = (_phase(tiles, qk - score, key_tiles * shape.e, score) + _phase(tiles, softmax / 2, softmax_cycles, softmax / 2)
               + _phase(tiles, av, key_tiles * shape.f, 0.0))
     return AttentionRun(cycles, shape.scores * (shape.e + shape.f) / n**2, float(tiles * softmax_cycles),
-                        float(sum(unfused_bytes(shape, machine))))
+                        float(sum(unfused_bytes(shape, machine))),
+                        float(WORD_BYTES * (2 * shape.scores + shape.heads * shape.queries * shape.f)))
 
 
 def _phase(tiles: int, load_cycles: float, compute_cycles: float, store_cycles: float) -> float:

@@ -53,6 +53,30 @@ def test_laws(chip: str, kind: str) -> None:
     assert all(unit.busy_s <= report.seconds * (1 + 1e-9) for unit in report.units.values())
 
 
+def test_a_product_that_the_buffer_cannot_hold_reads_an_operand_again() -> None:
+    """16 MiB: half holds 2048 columns of k = 2048 fp16 words, so 8192 columns are four strips, past each of which A streams."""
+    def moved(m: int, n: int, k: int, sets: tuple[str, ...] = ()) -> tuple[int, int]:
+        level = run_graph(find_machine("fusemax", sets), gemm(m, n, k), "case", 0, {}).memory["memory"]
+        return level.read_bytes, level.written_bytes
+
+    assert moved(65536, 8192, 2048) == (2 * (2048 * 8192 + 4 * 65536 * 2048), 2 * 65536 * 8192)
+    assert moved(512, 768, 300) == (2 * (512 * 300 + 300 * 768), 2 * 512 * 768)
+    # No strip of 256 rows fits: each tile of 256 x 256 outputs reads both operands again.
+    assert moved(1024, 512, 2048, ("buffer=1 MiB",)) == (2 * (1024 * 2048 * 2 + 2048 * 512 * 4), 2 * 1024 * 512)
+    assert moved(65536, 8192, 2048, ("buffer=128 MiB",)) < moved(65536, 8192, 2048)
+
+
+@pytest.mark.parametrize(("chip", "scores"), [("unfused", 2), ("fusemax", 0)])
+def test_scores_that_leave_the_chip_are_written_and_read(chip: str, scores: int) -> None:
+    """Unfused attention writes scores and weights; a fused one writes its output alone. Energy is told apart the same way."""
+    report = run(chip)
+    level, pairs, outputs = report.memory["memory"], 64 * 12 * 1024**2, 64 * 12 * 1024 * 64
+    assert level.written_bytes == 2 * (scores * pairs + outputs)
+    counts = {line.action: line.count for line in report.energy_lines}
+    assert counts["dram_written_bytes"] == level.written_bytes
+    assert counts["dram_read_bytes"] == level.read_bytes
+
+
 @pytest.mark.parametrize("chip", CHIPS)
 def test_a_chip_is_listed_and_loads_again_as_shown(chip: str, tmp_path: Path) -> None:
     assert chip in shipped_names()

@@ -31,6 +31,8 @@ QUANTITIES = {"attn_latency_s": "latency", "attn_energy_pJ": "energy", "attn_dra
               "util_1d": "util", "linear_layers_latency_s": "latency:linear", "linear_layers_energy_pJ": "energy:linear"}
 #: The artifact's flat memory; HBM simulated by command, as the rate at which it carries a design's stream or in the loop.
 MemoryKind = Literal["ideal", "hbm", "loop"]
+#: What a row's memory is, said beside it.
+LABELS = {"ideal": "flat: a rate", "hbm": "HBM by command, as the rate of its stream", "loop": "HBM by command, in the loop"}
 TOLERANCE_PCT: dict[MemoryKind, float] = {"ideal": 1.0, "hbm": 10.0, "loop": 10.0}
 #: Writes among a design's DRAM bytes: FuseMax's cascade stores one tensor of four; FLAT and unfused write scores and weights.
 WRITE_SHARE = {"unfused": 0.5, "FLAT": 0.5, "+cascade": 0.25, "+architecture": 0.25, "+binding(FuseMax)": 0.25}
@@ -128,7 +130,8 @@ def _attention(
     cascade = (run(shape, arrays, _CASCADES[design], lambda layout: layout_ends(layout, arrays.clock_hz), KEY_PROBE)
                if in_the_loop else run(shape, arrays, _CASCADES[design]))
     actions = cascade_actions(shape, cascade.tiling, machine, _CASCADES[design], cascade.dram_bytes)
-    return (AttentionRun(cascade.cycles, cascade.busy_2d, cascade.busy_1d, cascade.dram_bytes), actions,
+    return (AttentionRun(cascade.cycles, cascade.busy_2d, cascade.busy_1d, cascade.dram_bytes,
+                         float(WORD_BYTES * shape.heads * shape.queries * shape.f)), actions,
             cascade_excess(shape, cascade.tiling, machine, design == "+cascade"))
 
 
@@ -227,15 +230,17 @@ def _compared(path: Path, memory: MemoryKind) -> list[Row]:
                                       key=name, value=record[name], allowed=allowed)
             ours = point(record["model"], record["seq_len"], record["design"], memory)
             case = f"{record['model']}/{record['seq_len']}/{record['design']}"
+            by_rate = memory == "loop" and not _fits_the_loop(record["model"], record["seq_len"], record["design"])
+            label = LABELS["hbm" if by_rate else memory]
             for column, group in QUANTITIES.items():
                 if record.get(column):
                     rows.append(_row(f"{case}/{column}", f"{group}:{record['design']}", record[column], getattr(ours, column),
-                                     TOLERANCE_PCT[memory], path, reader.line_num))
+                                     TOLERANCE_PCT[memory], label, path, reader.line_num))
     return rows
 
 
-def _row(case: str, group: str, expected: str, got: float, tolerance_pct: float, path: Path, line: int) -> Row:
+def _row(case: str, group: str, expected: str, got: float, tolerance_pct: float, memory: str, path: Path, line: int) -> Row:
     try:
-        return compare(case, group, float(expected), got, tolerance_pct)
+        return compare(case, group, float(expected), got, tolerance_pct, memory=memory)
     except ValueError:
         raise ConfigError(f"{expected!r} is no number", file=str(path), line=line) from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from tilesim.arch.einsum_arrays import FUSEMAX
+from tilesim.cli import main
 from tilesim.mapping.cascade import run
 from tilesim.mapping.cascade_energy import cascade_actions
 from tilesim.mapping.flat import AttentionShape
@@ -56,6 +58,19 @@ def test_command_level_hbm_keeps_every_latency_within_ten_percent() -> None:
     rows = [row for row in validate(memory="hbm").rows if row.group.startswith("latency:") and "linear" not in row.group]
     assert [row.case for row in rows if not row.within] == []
     assert all(row.got is not None and row.expected is not None and row.got >= 0.99 * row.expected for row in rows)
+
+
+def test_each_row_says_which_memory_it_is_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the loop where tiles are short enough; unfused attention always goes by the measured rate."""
+    table, out = tmp_path / "points.csv", tmp_path / "rows.json"
+    table.write_text(",".join(COLUMNS) + "\nBERT,1K,unfused,0.1\nBERT,1K,FLAT,0.1\n", encoding="utf-8")
+    assert main(["validate", "fusemax", "--memory", "loop", "--reference", str(table), "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["memory"] for row in rows] == ["HBM by command, as the rate of its stream", "HBM by command, in the loop"]
+    assert {row.more["memory"] for row in validate(table).rows} == {"flat: a rate"}
+    capsys.readouterr()
+    assert main(["validate", "systolic", "--memory", "hbm"]) == 2
+    assert "--memory makes no sense for systolic" in capsys.readouterr().err
 
 
 def test_excess_reads_begin_where_the_product_leaves_64_bits() -> None:
