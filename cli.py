@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from . import __version__, cli_compare, cli_dram, cli_reproduce, cli_validate
 from .sim.errors import ConfigError, TilesimError
@@ -76,6 +76,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", choices=("auto", "unfused", "flash"), default="auto", help="how attention is mapped")
     parser.add_argument("--tp", type=int, default=None, metavar="N",
                         help="tensor parallel over N devices (default: what the machine says, else 1)")
+    parser.add_argument("--objective", choices=("latency", "energy", "edp"), default="latency",
+                        help="what the mapper makes small (default latency)")
+    parser.add_argument("--mapping", metavar="FILE", help="YAML of constraints that the mapper keeps to")
+    parser.add_argument("--explain", action="store_true",
+                        help="print each mapping: loop nest, bytes by level, predicted cycles, the runner-up and why it lost")
     parser.add_argument("--exact", action="store_true", help="switch every reduction off")
     parser.add_argument("--json", metavar="FILE|-", help="write the report as JSON")
     parser.add_argument("--csv", metavar="FILE|-", help="write one line for each operator")
@@ -100,6 +105,7 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, metavar="N", help="prefill: tokens of each sequence (default 512)")
     parser.add_argument("--context", type=int, metavar="N",
                         help="decode: tokens attended to, the new one included (default 2048)")
+    parser.add_argument("--layers", type=int, metavar="N", help="simulate the first N layers of the model")
     for name in ("weights", "activations", "kv", "embedding"):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"number format of {name}, such as int4-g128; default: --dtype")
 
@@ -164,7 +170,7 @@ def _workload(arguments: argparse.Namespace) -> Workload | Inference:
     from .workloads.phases import decode, prefill
 
     if is_network(arguments.model):
-        for option in ("phase", "prompt", "context", "kv", "embedding"):
+        for option in ("phase", "prompt", "context", "layers", "kv", "embedding"):
             if getattr(arguments, option) is not None:
                 raise ConfigError(f"--{option} makes no sense for {arguments.model}: it is a network of layers", key=f"--{option}",
                                   mend=f"leave --{option} out")
@@ -180,8 +186,9 @@ def _workload(arguments: argparse.Namespace) -> Workload | Inference:
                           value=getattr(arguments, stray), mend=f"use {meant}, or the other phase")
     prompt = 512 if arguments.prompt is None else arguments.prompt
     context = 2048 if arguments.context is None else arguments.context
-    formats = {"dtype": arguments.dtype, "weights": arguments.weights, "activations": arguments.activations,
-               "kv": arguments.kv, "embedding": arguments.embedding}
+    formats: dict[str, Any] = {
+        "layers": arguments.layers, "dtype": arguments.dtype, "weights": arguments.weights, "activations": arguments.activations,
+        "kv": arguments.kv, "embedding": arguments.embedding}
     if arguments.phase == "prefill":
         return prefill(arguments.model, prompt=prompt, batch=arguments.batch, **formats)
     return decode(arguments.model, context=context, batch=arguments.batch, **formats)
@@ -197,9 +204,17 @@ def _run(arguments: argparse.Namespace) -> int:
     _tell_cost(arguments, machine, workload.lower())
     with _Progress(arguments) as progress:
         report = simulate(machine, workload, exact=arguments.exact,
-                          trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update,
+                          trace=arguments.trace is not None, **_mapping(arguments), progress=progress.update,
                           tensor_parallel=arguments.tp)
     return _output(report, arguments, f"{workload.model.name}-{workload.phase}")
+
+
+def _mapping(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that steer the mapper."""
+    from .mapping.constraints import load_constraints
+
+    return {"attention": arguments.attention, "objective": arguments.objective,
+            "constraints": None if arguments.mapping is None else load_constraints(arguments.mapping)}
 
 
 def _op(arguments: argparse.Namespace) -> int:
@@ -213,7 +228,7 @@ def _op(arguments: argparse.Namespace) -> int:
     _tell_cost(arguments, machine, graph)
     with _Progress(arguments) as progress:
         report = run_graph(machine, graph, str(graph.graph["name"]), 0, described, exact=arguments.exact,
-                           trace=arguments.trace is not None, attention=arguments.attention, progress=progress.update,
+                           trace=arguments.trace is not None, **_mapping(arguments), progress=progress.update,
                            tensor_parallel=arguments.tp)
     return _output(report, arguments, arguments.kind)
 
@@ -334,4 +349,15 @@ def _output(report: Report, arguments: argparse.Namespace, stem: str) -> int:
 
         width = None if sys.stdout.isatty() else 150
         render(report, Console(width=width, highlight=False))
+    if arguments.explain:
+        _explain(report, sys.stderr if "-" in (arguments.json, arguments.csv) else sys.stdout)
     return 0
+
+
+def _explain(report: Report, stream: TextIO) -> None:
+    """Each distinct mapping once: the layers of a model share theirs."""
+    from .mapping.explain import explain
+    from .sim.tables import grouped
+
+    for name, group in grouped(report.operators):
+        print(explain(name, group[0].mapping), file=stream)

@@ -17,7 +17,9 @@ from .arch.machine import MachineConfig
 from .arch.scalesim import ScaleSimConfig
 from .arch.systolic import SystolicConfig
 from .arch.vector import VectorConfig
+from .mapping.constraints import Constraints
 from .mapping.mapper import map_graph
+from .mapping.target import Objective
 from .memory.dram import DramConfig
 from .memory.ideal import IdealMemoryConfig
 from .memory.sram import SramConfig
@@ -47,12 +49,14 @@ AttentionMapping = Literal["auto", "unfused", "flash"]
 
 def simulate(
     machine: str | Path | Machine, workload: Workload | Inference, *, sets: tuple[str, ...] = (), exact: bool = False,
-    trace: bool = False, attention: AttentionMapping = "auto", progress: Callable[[int, int], None] | None = None,
+    trace: bool = False, attention: AttentionMapping = "auto", objective: Objective = "latency",
+    constraints: Constraints | None = None, progress: Callable[[int, int], None] | None = None,
     tensor_parallel: int | None = None,
 ) -> Report:
     """Run *workload* on *machine* (a shipped name, a YAML file or a config) to its last retired tile.
 
     *sets* are ``path=value`` changes to the machine; *exact* switches every reduction off; *trace* keeps the timeline;
+    *objective* is what the mapper's search makes small, within *constraints*;
     *progress* is called with (operators done, operators in all); *tensor_parallel* divides the model over as many devices
     (None: as many as the machine says).
     Raises ConfigError for input that cannot be right.
@@ -60,19 +64,21 @@ def simulate(
     config = find_machine(str(machine), sets) if isinstance(machine, str | Path) else machine
     graph = workload.lower()                                            # workloads/: a DAG of operators with shapes
     return run_graph(config, graph, workload.name, workload.new_tokens, workload_data(workload), exact=exact, trace=trace,
-                     attention=attention, progress=progress, tensor_parallel=tensor_parallel)
+                     attention=attention, objective=objective, constraints=constraints, progress=progress,
+                     tensor_parallel=tensor_parallel)
 
 
 def run_graph(
     machine: Machine, graph: OperatorGraph, name: str, tokens: int, described: Mapping[str, Any], *,
-    exact: bool = False, trace: bool = False, attention: AttentionMapping = "auto",
-    progress: Callable[[int, int], None] | None = None, tensor_parallel: int | None = None,
+    exact: bool = False, trace: bool = False, attention: AttentionMapping = "auto", objective: Objective = "latency",
+    constraints: Constraints | None = None, progress: Callable[[int, int], None] | None = None,
+    tensor_parallel: int | None = None,
 ) -> Report:
     """Map *graph* onto *machine*, run it and report; *tokens*: that it processes; 0 for a bare operator.
     *described* is what the report says of the workload.
     """
     road = road_of(machine)
-    options = RunOptions(exact, trace, attention, progress, tensor_parallel)
+    options = RunOptions(exact, trace, attention, objective, constraints, progress, tensor_parallel)
     for option, reason in road.refuses.items():
         if options.asks_for(option):
             raise ConfigError(f"{option} makes no sense on {machine.name}: {reason}", key=option, mend=f"leave {option} out")
@@ -97,12 +103,15 @@ class RunOptions:
     exact: bool = False
     trace: bool = False
     attention: AttentionMapping = "auto"
+    objective: Objective = "latency"
+    constraints: Constraints | None = None
     progress: Callable[[int, int], None] | None = None
     tensor_parallel: int | None = None
 
     def asks_for(self, option: str) -> bool:
         """Whether *option*, as the command line calls it, is set."""
         return {"--exact": self.exact, "--trace": self.trace, "--attention unfused": self.attention == "unfused",
+                "--objective": self.objective != "latency", "--mapping": self.constraints is not None,
                 "--tp": self.tensor_parallel not in (None, 1)}[option]
 
 
@@ -128,7 +137,8 @@ def _run_parts(
     try:
         if devices > 1:
             wires_of(machine, devices)
-        program = map_graph(own, machine, attention=options.attention)      # mapping/: which tile, where, in which order
+        program = map_graph(own, machine, attention=options.attention, objective=options.objective,
+                            constraints=options.constraints)                # mapping/: which tile, where, in which order
         if devices > 1:
             run = run_devices(machine, program, devices, exact=options.exact, trace=options.trace, progress=options.progress)
             report = build_report(machine, own, program, run, name, tokens, described)
@@ -162,13 +172,16 @@ def _run_scalesim(
 _ONE_DESIGN = "its attention is its design's, and long regular stretches go by their period"
 _OTHERS_TIMING = "it keeps another simulator's timing, which has no such choice"
 _WHOLE_KERNELS = "its kernels are timed whole, by closed forms: there is no reduction, timeline or mapping to choose"
+_MAPPING = ("--objective", "--mapping")
+
 #: What `arch.families` reads → how it runs. A family is one entry there and one here.
 ROADS: dict[type[Machine], Road] = {
     MachineConfig: Road(_run_parts, {}),
-    EinsumConfig: Road(_run_einsum, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _ONE_DESIGN)
+    EinsumConfig: Road(_run_einsum, dict.fromkeys(("--exact", "--trace", "--attention unfused", *_MAPPING), _ONE_DESIGN)
                        | {"--tp": "it is one chip"}),
-    ScaleSimConfig: Road(_run_scalesim, dict.fromkeys(("--exact", "--trace", "--attention unfused", "--tp"), _OTHERS_TIMING)),
-    Gpu: Road(_run_gpu, dict.fromkeys(("--exact", "--trace", "--attention unfused"), _WHOLE_KERNELS)),
+    ScaleSimConfig: Road(
+        _run_scalesim, dict.fromkeys(("--exact", "--trace", "--attention unfused", "--tp", *_MAPPING), _OTHERS_TIMING)),
+    Gpu: Road(_run_gpu, dict.fromkeys(("--exact", "--trace", "--attention unfused", *_MAPPING), _WHOLE_KERNELS)),
 }
 
 

@@ -8,7 +8,7 @@ The arithmetic, and why it is right, is in :mod:`.systolic_folds`; :mod:`.systol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,12 @@ def gemm_total_cycles(
     """``gemm_cycles(…).total`` of many shapes at once: for searches over tile sizes."""
     m, k, n = np.broadcast_arrays(*(np.asarray(extent, dtype=np.int64) for extent in (m, k, n)))
     return np.asarray(_times(m, k, n, config, batch).end, dtype=np.int64)
+
+
+def gemm_times(m: Ints, k: Ints, n: Ints, config: SystolicConfig) -> tuple[Any, Any, Any]:
+    """Cycles to the first and to the last round's first streamed operand, and to the last result; elementwise."""
+    times = _times(m, k, n, config, 1)
+    return times.first_start, times.last_start, times.end
 
 
 def _times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: int) -> FoldTimes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arch.systolic import gemm_cycles
 from ..workloads.operators import Attention
-from .gemm import check_format
+from .gemm_heuristic import check_format
 from .target import ACCUMULATORS, ACTIVATION, STREAM, TILE_BYTES, VECTOR, Site
 from .tiles import Operand, must_dequantize, tiles
 

@@ -10,7 +10,7 @@ from collections import Counter
 
 from ..sim.errors import ConfigError
 from ..sim.program import Segment, TileProgram
-from .target import Site, share_of
+from .target import Site
 
 
 def owned_bytes(segment: Segment) -> dict[str, int]:
@@ -38,7 +38,7 @@ def check_room(segment: Segment, site: Site) -> None:
                 raise ConfigError(f"{segment.name}: its smallest tiles want {wanted} bytes of {site.target.sram!r} as {fixed}; "
                                   f"there are {have}", key=f"parts.{site.target.sram}.{fixed}", value=have,
                                   mend=f"set parts.{site.target.sram}.{fixed} to at least {wanted} B")
-            fits = site.target.sram_bytes + (wanted - have) * share_of(pool)
+            fits = site.target.sram_bytes + (wanted - have) * site.room.shares.of(pool)
             raise ConfigError(
                 f"{segment.name}: its smallest tiles want {wanted} bytes of the {pool} share of {site.target.sram!r}; "
                 f"there are {have}", key=f"parts.{site.target.sram}.capacity", value=site.target.sram_bytes,

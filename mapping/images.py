@@ -20,7 +20,7 @@ from ..sim.patches import Patches
 from ..sim.program import Segment, View
 from ..workloads.images import Convolution, Pool
 from ..workloads.operators import Operator
-from .gemm import check_format
+from .gemm_heuristic import check_format
 from .image_tiles import ImageTile, TileSize, input_window, loaded_elements, loaded_window, tile_size
 from .storage import Blocked, storage_unit, whole_units
 from .target import TILE_BYTES, Site
@@ -55,13 +55,14 @@ def choose_filter_tile(op: Convolution, dtypes: tuple[DType, DType], site: Site)
     return FilterTile(min(op.k, max(packed, k // packed * packed)), n)
 
 
-def filter_layout(op: Operator, a: DType, b: DType, site: Site) -> Blocked | None:
+def filter_layout(op: Operator, operands: tuple[Operand, ...], site: Site) -> Blocked | None:
     """The storage of filters that only *op* reads: blocks in the order of its tiles; None where the lanes take them whole."""
     assert isinstance(op, Convolution)
-    if unit_of(op, (a, b), site) == site.target.vpu:
+    dtypes = operands[0].dtype, operands[1].dtype
+    if unit_of(op, dtypes, site) == site.target.vpu:
         return None
-    tile = choose_filter_tile(op, (a, b), site)
-    return Blocked(op.groups, op.k, op.group_filters, tile.k, tile.n, False)
+    tile = choose_filter_tile(op, dtypes, site)
+    return Blocked(op.groups, op.k, op.group_filters, tile.k, tile.n, tile.n, False)
 
 
 def unit_of(op: Convolution, dtypes: tuple[DType, DType], site: Site) -> str:

@@ -6,29 +6,32 @@ everything in DRAM, lower each distinct operator once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from ..arch.machine import MachineConfig
 from ..arch.systolic import SystolicConfig
 from ..arch.vector import VectorConfig
 from ..memory.sram import SramConfig
-from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.program import Segment, Step, TileProgram
 from ..workloads.graph import OperatorGraph, program_order
-from ..workloads.operators import Attention, KvAppend, Operator
+from ..workloads.operators import Attention, Gemm, KvAppend, Operator
 from ..workloads.tensors import Tensor
 from .attention import lower_attention
 from .attention_tiles import Heads
+from .constraints import Constraints
 from .exchange import lower_collective
-from .gemm import lower_gemm, weight_layout
+from .gemm import choose_plan, lower_gemm, weight_layout
 from .images import filter_layout, lower_conv, lower_pool
 from .placement import Residents, Uses, choose_residents, place_tensors
+from .rates import rates_of
 from .recurrent import lower_lstm_cell
 from .routing import lower_combine, lower_dispatch
+from .search import EQUAL
 from .storage import Blocked
-from .target import AttentionStyle, FixedShares, Site, Target, share_out
+from .target import SHARES, AttentionStyle, FixedShares, Objective, Site, Target, share_out
 from .tiles import Operand
 from .vector_ops import (
     lower_elementwise,
@@ -62,7 +65,7 @@ LOWERINGS: dict[str, Lowering] = {
 }
 
 #: kind of operator → the storage that its weight (the second input) gets when no other kind or shape of operator reads it.
-LAYOUTS: dict[str, Callable[[Operator, DType, DType, Site], Blocked | None]] = {"gemm": weight_layout, "conv": filter_layout}
+LAYOUTS: dict[str, Callable[[Operator, tuple[Operand, ...], Site], Blocked | None]] = {"gemm": weight_layout, "conv": filter_layout}
 
 
 def target_of(machine: MachineConfig, alignment_bytes: int) -> Target:
@@ -72,32 +75,39 @@ def target_of(machine: MachineConfig, alignment_bytes: int) -> Target:
     mxu, array = machine.only(SystolicConfig, "systolic")
     vpu, lanes = machine.only(VectorConfig, "vector")
     return Target(machine.name, memory, dram.capacity_bytes, alignment_bytes, sram, scratchpad.capacity_bytes, mxu, array, vpu,
-                  lanes, FixedShares(scratchpad.accumulators_bytes, scratchpad.stream_bytes))
+                  lanes, FixedShares(scratchpad.accumulators_bytes, scratchpad.stream_bytes), *rates_of(machine))
 
 
 def map_graph(
     graph: OperatorGraph, machine: MachineConfig, *, attention: AttentionStyle = "auto",
-    token_ids: Sequence[int] | None = None, alignment_bytes: int = 64 << 10,
+    token_ids: Sequence[int] | None = None, alignment_bytes: int = 64 << 10, objective: Objective = "latency",
+    constraints: Constraints | None = None,
 ) -> TileProgram:
     """The tile program that runs *graph* on *machine*.
 
     *attention*: flash (also auto's choice: it moves the fewest bytes) or unfused. *token_ids*: the token of each row, for the
     ranges of the gather; a fixed spread over the vocabulary without. *alignment_bytes*: every DRAM tensor begins at a multiple.
+    *objective* is what the search makes small, within *constraints*.
     """
-    return map_to_target(graph, target_of(machine, alignment_bytes), attention=attention, token_ids=token_ids)
+    return map_to_target(graph, target_of(machine, alignment_bytes), attention=attention, token_ids=token_ids, objective=objective,
+                         constraints=constraints)
 
 
 def map_to_target(
     graph: OperatorGraph, target: Target, *, attention: AttentionStyle = "auto", token_ids: Sequence[int] | None = None,
+    objective: Objective = "latency", constraints: Constraints | None = None,
 ) -> TileProgram:
     """The tile program that runs *graph* on *target*."""
     ops = list(program_order(graph))
+    if constraints is not None:
+        constraints.check(op.name for op in ops)
     appends = {tensor.name: op for op in ops if isinstance(op, KvAppend) for tensor in op.outputs}
     uses = [_uses(op, appends, attention) for op in ops]
-    residents = choose_residents(uses, target.sram_bytes, target.shares)
-    room = share_out(target.sram_bytes, residents.nbytes, residents.spills, target.shares)
-    site = Site(target, room, attention, None if token_ids is None else tuple(token_ids))
-    layouts = _layouts(ops, site)
+    site = Site(target, share_out(target.sram_bytes, 0, False, target.shares), attention,
+                None if token_ids is None else tuple(token_ids), objective, len(ops) > 1, constraints or Constraints())
+    residents, site = _share_out(ops, uses, site)
+    room = site.room
+    layouts = _layouts(ops, uses, residents, site)
     places = place_tensors(uses, residents.lives, layouts, target)
     numbers = {name: index for index, name in enumerate(places)}
     segments: dict[Hashable, Segment] = {}
@@ -105,7 +115,7 @@ def map_to_target(
     after = _After()
     for index, (op, use) in enumerate(zip(ops, uses, strict=True)):
         operands = _operands(op, use, appends, residents, layouts)
-        key = (op.signature, operands)
+        key = (op.signature, operands, repr(site.constraints.of(op.name)) if site.constraints.operators else "")
         if key not in segments:
             segments[key] = _lower(op, operands, site)
         steps.append(Step(
@@ -169,29 +179,87 @@ def _operands(
         for index, tensor in enumerate(use.all))
 
 
-def _layouts(ops: Sequence[Operator], site: Site) -> dict[str, Blocked]:
-    """Blocked storage for each weight that only matrix products of one shape read; others (a tied embedding) stay in C order."""
+def _share_out(ops: Sequence[Operator], uses: Sequence[Uses], site: Site) -> tuple[Residents, Site]:
+    """What stays on chip and the room of each pool: of the shares that there are, those with the least predicted cost."""
+    best: tuple[tuple[float, float], Residents, Site] | None = None
+    for shares in SHARES:
+        residents = choose_residents(uses, site.target.sram_bytes, site.target.shares, shares)
+        room = share_out(site.target.sram_bytes, residents.nbytes, residents.spills, site.target.shares, shares)
+        tried = replace(site, room=room)
+        if not residents.spills:
+            return residents, tried
+        cost = _predicted(ops, uses, residents, replace(tried, rough=True))
+        if best is None or cost[0] < best[0][0] * (1 - EQUAL) or (cost[0] < best[0][0] * (1 + EQUAL) and cost[1] < best[0][1]):
+            best = cost, residents, tried
+    assert best is not None
+    return best[1], best[2]
+
+
+def _predicted(ops: Sequence[Operator], uses: Sequence[Uses], residents: Residents, site: Site) -> tuple[float, float]:
+    """What the choice of shares makes small: predicted seconds of products and of spilled activations elsewhere; of equals, the
+    DRAM traffic of products."""
+    alike: dict[Hashable, list[int]] = {}
+    for index, (op, use) in enumerate(zip(ops, uses, strict=True)):
+        on_chip = tuple(t.name in residents.lives for t in use.all)
+        alike.setdefault((op.signature, on_chip, op.name if site.constraints.operators else ""), []).append(index)
+    total = traffic = 0.0
+    for indices in alike.values():
+        op, use = ops[indices[0]], uses[indices[0]]
+        if isinstance(op, Gemm):
+            costs = choose_plan(op, _operands(op, use, {}, residents, {}), site, op.inputs[1].role == "weight").costs
+            traffic += len(indices) * (costs["a_bytes"] + costs["b_bytes"] + costs["c_bytes"])
+            total += len(indices) * costs["seconds"]
+        else:
+            spilled = sum(t.nbytes for t in use.all if t.role == "activation" and t.name not in residents.lives)
+            total += len(indices) * 2 * spilled / site.target.rates.read_bytes_per_s
+    return total, traffic
+
+
+def _layouts(ops: Sequence[Operator], uses: Sequence[Uses], residents: Residents, site: Site) -> dict[str, Blocked]:
+    """Blocked storage for each weight that only products of one shape read; others (a tied embedding) stay in C order.
+
+    Its tiles are those of the operator that most operators are like; the others that read it keep to them.
+    """
     readers: dict[str, set[Hashable]] = {}
-    for op in ops:
+    alike: dict[Hashable, Counter[tuple[Operand, ...]]] = {}
+    for op, use in zip(ops, uses, strict=True):
         for position, tensor in enumerate(op.inputs):
-            readers.setdefault(tensor.name, set()).add((position, op.kind, *(_layout_key(op) if op.kind in LAYOUTS else ())))
+            readers.setdefault(tensor.name, set()).add((position, *_layout_key(op, site)))
+        if op.kind in LAYOUTS:
+            alike.setdefault(_layout_key(op, site), Counter())[_operands(op, use, {}, residents, {})] += 1
     known: dict[Hashable, Blocked | None] = {}
     layouts: dict[str, Blocked] = {}
     for op in ops:
         if op.kind in LAYOUTS and op.inputs[1].role == "weight" and len(readers[op.inputs[1].name]) == 1:
-            key = _layout_key(op)
+            key = _layout_key(op, site)
             if key not in known:
-                known[key] = LAYOUTS[op.kind](op, op.inputs[0].dtype, op.inputs[1].dtype, site)
+                known[key] = _common_layout(op, alike[key], site)
             layout = known[key]
             if layout is not None:
                 layouts[op.inputs[1].name] = layout
     return layouts
 
 
-def _layout_key(op: Operator) -> tuple[Hashable, ...]:
-    """Equal for operators whose weights are stored alike: all but names, and whence the first input comes."""
+def _layout_key(op: Operator, site: Site) -> tuple[Hashable, ...]:
+    """Equal for operators whose weights are stored alike: all but names, whence the first input comes and where it lives."""
+    if op.kind not in LAYOUTS:
+        return (op.kind,)
     sizes = tuple(getattr(op, field.name) for field in fields(op) if field.type in ("int", "bool"))
-    return (op.kind, sizes, op.inputs[0].dtype, op.inputs[1].dtype, op.inputs[1].role)
+    constrained = repr(site.constraints.of(op.name)) if site.constraints.operators else ""
+    return (op.kind, sizes, op.inputs[0].dtype, op.inputs[1].dtype, op.inputs[1].role, constrained)
+
+
+def _common_layout(op: Operator, readers: Counter[tuple[Operand, ...]], site: Site) -> Blocked | None:
+    """The storage that suits most of *readers* and that all can keep to; None when there is none."""
+    most = readers.most_common(1)[0][0]
+    layout = LAYOUTS[op.kind](op, most, site)
+    if layout is not None and isinstance(op, Gemm):
+        for operands in readers:
+            try:
+                choose_plan(op, (operands[0], replace(operands[1], layout=layout), *operands[2:]), site, blocked=True)
+            except ConfigError:
+                return None
+    return layout
 
 
 class _After:

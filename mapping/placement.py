@@ -9,7 +9,7 @@ from ..sim.errors import ConfigError
 from ..sim.program import TensorPlace
 from ..workloads.tensors import Tensor
 from .storage import Blocked, stored_bytes
-from .target import FREE, FixedShares, Target, resident_limit_bytes
+from .target import FREE, SHARES, FixedShares, Shares, Target, resident_limit_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ def lives(uses: Sequence[Uses]) -> list[Life]:
     return [Life(tensor, born[name], dies[name], reads.get(name, 0)) for name, tensor in known.items()]
 
 
-def choose_residents(uses: Sequence[Uses], sram_bytes: int, shares: FixedShares = FREE) -> Residents:
+def choose_residents(
+    uses: Sequence[Uses], sram_bytes: int, fixed: FixedShares = FREE, shares: Shares = SHARES[0],
+) -> Residents:
     """Keep on chip what saves the most DRAM traffic for the room and the time that it takes.
 
     An activation saves one write and each of its reads, and occupies its bytes from birth to death: the bytes cancel, so
@@ -75,7 +77,7 @@ def choose_residents(uses: Sequence[Uses], sram_bytes: int, shares: FixedShares 
     known = lives(uses)
     reads_inputs = any(t.role in ("input", "output") and t.dtype.name != "int32" for use in uses for t in use.reads)
     for spills in ((True,) if reads_inputs else (False, True)):
-        kept, most = _fill(known, len(uses), resident_limit_bytes(sram_bytes, spills, shares))
+        kept, most = _fill(known, len(uses), resident_limit_bytes(sram_bytes, spills, fixed, shares))
         if spills or len(kept) == len(known):
             return Residents(kept, most, spills)
     raise AssertionError("the second share always answers")

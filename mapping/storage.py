@@ -64,10 +64,11 @@ def window_ranges(window: View, dtype: DType) -> Ranges:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A matrix [batch, k, n] stored block by block in the order in which tiles are loaded; inside a block k runs fastest.
+    """A matrix [batch, k, n] stored tile by tile in the order in which tiles are loaded; inside a tile k runs fastest.
 
-    Blocks of ``n_tile`` columns follow each other; inside such a strip, blocks of ``k_tile`` rows. With ``transposed`` the
-    logical tensor is [batch, n, k]. Groups that share a scale lie along k, so a block holds whole groups.
+    Strips of ``n_block`` columns follow each other; inside a strip ``k_tile`` rows at a time, and of those ``n_tile`` columns
+    at a time. With ``transposed`` the logical tensor is [batch, n, k]. Groups that share a scale lie along k, so a tile holds whole
+    groups.
     """
 
     batch: int
@@ -75,12 +76,15 @@ class Blocked:
     n: int
     k_tile: int
     n_tile: int
+    n_block: int
     transposed: bool
 
     def block(self, batch: int, k_start: int, n_start: int, dtype: DType) -> Ranges:
-        """The one byte range of the block that begins at (*k_start*, *n_start*)."""
-        columns, rows = min(self.n_tile, self.n - n_start), min(self.k_tile, self.k - k_start)
-        start = batch * self.k * self.n + n_start * self.k + columns * k_start
+        """The one byte range of the tile that begins at (*k_start*, *n_start*)."""
+        strip = n_start // self.n_block * self.n_block
+        width = min(self.n_block, self.n - strip)
+        columns, rows = min(self.n_tile, strip + width - n_start), min(self.k_tile, self.k - k_start)
+        start = batch * self.k * self.n + strip * self.k + width * k_start + rows * (n_start - strip)
         return byte_ranges(dtype, np.array([start], dtype=np.int64), columns * rows)
 
     def order(self) -> npt.NDArray[np.int64]:
@@ -89,5 +93,6 @@ class Blocked:
         logical = np.arange(self.batch * self.k * self.n, dtype=np.int64).reshape(shape)
         by_column = logical if self.transposed else logical.transpose(0, 2, 1)
         return np.concatenate([
-            matrix[n:n + self.n_tile, k:k + self.k_tile].ravel()
-            for matrix in by_column for n in range(0, self.n, self.n_tile) for k in range(0, self.k, self.k_tile)])
+            matrix[n:min(n + self.n_tile, strip + self.n_block), k:k + self.k_tile].ravel()
+            for matrix in by_column for strip in range(0, self.n, self.n_block) for k in range(0, self.k, self.k_tile)
+            for n in range(strip, min(strip + self.n_block, self.n), self.n_tile)])

@@ -26,6 +26,7 @@ from .channels import Channels
 from .controller import ControllerConfig, tables_for
 from .power import Tally, energy_actions, idle_power_w, refuse_unpriced_refresh
 from .standard import Memory, load_memory
+from .tables import Tables
 from .traffic import Traffic, added, asked_ranges, steady_counts
 
 Int64Array = npt.NDArray[np.int64]
@@ -92,23 +93,33 @@ class DramConfig(Config):
         return parse_mapping(self.address_mapping or self.device.address_mapping, self.device.organisation, self.channels)
 
 
+def _map_and_tables(config: DramConfig) -> tuple[AddressMap, Tables]:
+    try:
+        mapping = config.address_map()
+    except MappingError as error:
+        raise ConfigError(str(error), key="address_mapping") from None
+    device = config.device
+    tables = tables_for(device.standard, device.organisation, device.ticks, mapping, config.control)
+    refuse_unpriced_refresh(device, config.control.refresh == "per_bank")
+    return mapping, tables
+
+
 class DramSystem:
     """The channels of one DRAM part in a SimPy environment."""
 
-    def __init__(self, env: simpy.Environment, config: DramConfig, *, exact: bool = False) -> None:
+    def __init__(
+        self, env: simpy.Environment, config: DramConfig, *, exact: bool = False, like: DramSystem | None = None,
+    ) -> None:
+        """*like*: another system of the same *config*, whose tables need not be made again."""
         self.env, self.config, self.exact = env, config, exact
         self.clock = config.clock()
         self.capacity_bytes, self.peak_bytes_per_s = config.capacity_bytes, config.peak_bytes_per_s
         self.num_channels = config.channels * config.device.organisation.pseudo_channels
         self.read_bytes = self.written_bytes = 0                # as asked for
         self.read_burst_bytes = self.written_burst_bytes = 0    # whole bursts that cover them
-        try:
-            self._map = config.address_map()
-        except MappingError as error:
-            raise ConfigError(str(error), key="address_mapping") from None
-        organisation = config.device.organisation
-        self.tables = tables_for(config.device.standard, organisation, config.device.ticks, self._map, config.control)
-        refuse_unpriced_refresh(config.device, config.control.refresh == "per_bank")
+        self._map: AddressMap
+        self.tables: Tables
+        self._map, self.tables = _map_and_tables(config) if like is None else (like._map, like.tables)
         self.channels = Channels(self.tables, config.channels, config.control.refresh_phases, exact=exact)
         self._transfers = np.zeros((16, at.X_SIZE), np.int64)
         self._bound = np.zeros((16, 2), np.int64)

@@ -71,9 +71,13 @@ class Workload(Config):
 def prefill(
     model: str | Path | ModelConfig, prompt: int = 512, batch: int = 1, *, dtype: str = "bf16", weights: str | None = None,
     activations: str | None = None, kv: str | None = None, embedding: str | None = None, logits: Logits = "last",
+    layers: int | None = None,
 ) -> Workload:
-    """The first pass over *prompt* tokens in each of *batch* sequences; see the module's text for what counts."""
-    config = load_model(model)
+    """The first pass over *prompt* tokens in each of *batch* sequences; see the module's text for what counts.
+
+    *layers*: only the first so many layers of the model, between its embedding and its head.
+    """
+    config = _first_layers(load_model(model), layers)
     tokens = _within(config, "prompt", positive_count("prompt", prompt))
     return Workload(model=config, phase="prefill", batch=positive_count("batch", batch), tokens=tokens, context=tokens,
                     precision=_precision(config, dtype, weights, activations, kv, embedding), logits=_logits(logits))
@@ -81,13 +85,26 @@ def prefill(
 
 def decode(
     model: str | Path | ModelConfig, context: int = 2048, batch: int = 1, *, dtype: str = "bf16", weights: str | None = None,
-    activations: str | None = None, kv: str | None = None, embedding: str | None = None,
+    activations: str | None = None, kv: str | None = None, embedding: str | None = None, layers: int | None = None,
 ) -> Workload:
-    """One decode step: the *context*-th token of each of *batch* sequences; see the module's text for what counts."""
-    config = load_model(model)
+    """One decode step: the *context*-th token of each of *batch* sequences; see the module's text for what counts.
+
+    *layers*: only the first so many layers of the model, between its embedding and its head.
+    """
+    config = _first_layers(load_model(model), layers)
     return Workload(model=config, phase="decode", batch=positive_count("batch", batch), tokens=1,
                     context=_within(config, "context", positive_count("context", context)),
                     precision=_precision(config, dtype, weights, activations, kv, embedding))
+
+
+def _first_layers(model: ModelConfig, layers: int | None) -> ModelConfig:
+    """*model* cut off after its first *layers* layers, with that in its name; as it is for None."""
+    if layers is None or positive_count("layers", layers) == model.layers:
+        return model
+    if layers > model.layers:
+        raise ConfigError(f"layers is {layers}, but {model.name} has {model.layers}", key="layers", value=layers,
+                          mend=f"use layers ≤ {model.layers}")
+    return model.model_copy(update={"layers": layers, "name": f"{model.name} ({layers} of {model.layers} layers)"})
 
 
 def _within(model: ModelConfig, key: str, tokens: int) -> int:

@@ -18,7 +18,7 @@ SMALL = ("parts.scratchpad.capacity=512 KiB", "parts.hbm.stacks=1", "parts.mxu.r
 MACHINE = load_machine("hbm-npu", SMALL)
 #: A layer of 2 µs meets a refresh interval of 3.9 µs in other phases each time, which is what keeps it from being replayed.
 UNREFRESHED = load_machine("hbm-npu", (*SMALL, "parts.hbm.controller.refresh=none"))
-WORKLOADS = {"decode": lambda model: tilesim.decode(model, context=1000, batch=4),
+WORKLOADS = {"decode": lambda model: tilesim.decode(model, context=900, batch=4),
              "prefill": lambda model: tilesim.prefill(model, prompt=48)}
 
 
@@ -74,7 +74,7 @@ def test_replayed_layers_are_within_half_a_percent_of_the_exact_run(phase: str, 
         assert state[line] == pytest.approx(picoseconds, abs=0.02 * sum(wanted.values()))
     for name in ("mxu", "vpu"):
         waited, wanted_waits = (sum(run.units[name].stalled_s.values()) for run in (reduced, exact))
-        assert waited == pytest.approx(wanted_waits, rel=0.02)
+        assert waited == pytest.approx(wanted_waits, rel=0.02, abs=0.005 * exact.seconds)
 
 
 def test_layers_that_take_different_times_are_simulated_whole() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -145,20 +145,22 @@ def test_dram_tensors_are_aligned_and_disjoint(toy_target: MakeTarget) -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(batch=st.integers(1, 2), k=st.integers(1, 20), n=st.integers(1, 20), k_tile=st.integers(1, 20),
-       n_tile=st.integers(1, 20), transposed=st.booleans())
-def test_blocks_of_a_weight_tile_its_storage(batch: int, k: int, n: int, k_tile: int, n_tile: int, transposed: bool) -> None:
-    layout = Blocked(batch, k, n, k_tile, n_tile, transposed)
+       n_tile=st.integers(1, 20), tiles=st.integers(1, 4), transposed=st.booleans())
+def test_tiles_of_a_weight_follow_each_other_in_the_order_of_loading(
+    batch: int, k: int, n: int, k_tile: int, n_tile: int, tiles: int, transposed: bool,
+) -> None:
+    n_block = tiles * n_tile
+    layout = Blocked(batch, k, n, k_tile, n_tile, n_block, transposed)
     bf16, order = parse_dtype("bf16"), layout.order()
     assert sorted(order.tolist()) == list(range(batch * k * n))
     next_byte = 0
-    for b in range(batch):
-        for n0 in range(0, n, n_tile):
-            for k0 in range(0, k, k_tile):
-                [[start, size]] = layout.block(b, k0, n0, bf16).tolist()
-                assert start == next_byte
-                next_byte += size
-                first = b * k * n + (n0 * k + k0 if transposed else k0 * n + n0)
-                assert order[start // 2] == first
+    for b, strip in product(range(batch), range(0, n, n_block)):
+        for k0, n0 in product(range(0, k, k_tile), range(strip, min(strip + n_block, n), n_tile)):
+            [[start, size]] = layout.block(b, k0, n0, bf16).tolist()
+            assert start == next_byte
+            next_byte += size
+            first = b * k * n + (n0 * k + k0 if transposed else k0 * n + n0)
+            assert order[start // 2] == first
     assert next_byte == 2 * batch * k * n
 
 

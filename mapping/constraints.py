@@ -1,0 +1,106 @@
+"""Constraints on mappings, from YAML: what the search must keep to, for all operators and by operator name.
+
+    gemm:
+      outer: n
+      k_tile: 1024
+    operators:
+      "layers.*.mlp.up": {gemm: {m_tile: 512}}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from ..sim import config as config_reader
+from ..sim.config import Config
+from ..sim.errors import ConfigError
+from ..sim.yaml_reader import Document
+
+Extent = Annotated[int, Field(ge=1)]
+
+
+class GemmConstraints(Config):
+    """Fields of ``gemm_space.GemmPlan`` that are given; the search chooses the others. *search: heuristic* takes the fixed rule."""
+
+    search: Literal["pruned", "exhaustive", "heuristic"] = "pruned"
+    unit: Literal["arrays", "lanes"] | None = None
+    m_tile: Extent | None = None
+    k_tile: Extent | None = None
+    n_tile: Extent | None = None
+    n_block: Extent | None = None
+    outer: Literal["m", "n"] | None = None
+    hold: Literal["none", "a", "b"] | None = None
+    stationary: Literal["a", "b"] | None = None
+    split_k: Extent | None = None
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> GemmConstraints:
+        """Refuse fields of which no plan has both."""
+        outside = {"a": "m", "b": "n"}.get(self.hold or "")
+        if outside is not None and self.outer not in (None, outside):
+            raise ValueError(f"hold: {self.hold} wants outer: {outside}, the loop that fixes the strip; it is {self.outer}")
+        if self.unit == "lanes" and self.stationary == "a":
+            raise ValueError("stationary: a is a choice of the arrays; the unit is lanes")
+        if self.n_tile is not None and self.n_block is not None and self.n_block % self.n_tile:
+            raise ValueError(f"n_block is {self.n_block}: must be a multiple of n_tile, {self.n_tile}")
+        return self
+
+    def fixed(self) -> dict[str, int | str]:
+        """The fields of a plan that are given."""
+        return {name: value for name, value in self.model_dump().items() if name != "search" and value is not None}
+
+
+class OperatorConstraints(Config):
+    """What holds for the operators of one name pattern."""
+
+    gemm: GemmConstraints = GemmConstraints()
+
+
+class Constraints(Config):
+    """A whole file of constraints. Of several patterns that match an operator's name the last one counts."""
+
+    gemm: GemmConstraints = GemmConstraints()
+    operators: dict[str, OperatorConstraints] = Field(default_factory=dict)
+    _document: Document | None = PrivateAttr(default=None)
+
+    def of(self, operator: str) -> OperatorConstraints:
+        """What holds for *operator*."""
+        pattern = self._pattern(operator)
+        return OperatorConstraints(gemm=self.gemm) if pattern is None else self.operators[pattern]
+
+    def _pattern(self, operator: str) -> str | None:
+        found = [pattern for pattern in self.operators if fnmatchcase(operator, pattern)]
+        return found[-1] if found else None
+
+    def blamed(self, error: ConfigError, operator: str) -> ConfigError:
+        """*error*, which the constraints of *operator* have caused, with their place in the file."""
+        pattern = self._pattern(operator)
+        where = ("gemm",) if pattern is None else ("operators", pattern, "gemm")
+        file, line = self._document.mark(where) if self._document is not None else (None, None)
+        return ConfigError(f"{operator}: {error.message}", file=file, line=line, key=".".join(where), value=error.value,
+                           allowed=error.allowed, mend=error.mend)
+
+    def check(self, operators: Iterable[str]) -> None:
+        """Refuse a pattern that no name of *operators* matches."""
+        names = tuple(operators)
+        for pattern in self.operators:
+            if any(fnmatchcase(name, pattern) for name in names):
+                continue
+            alike = tuple(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+            file, line = self._document.mark(("operators", pattern)) if self._document is not None else (None, None)
+            raise ConfigError(f"operators.{pattern}: no operator has such a name", file=file, line=line, key=f"operators.{pattern}",
+                              value=pattern, allowed=alike)
+
+
+def load_constraints(path: str | Path) -> Constraints:
+    """The constraints of a YAML file."""
+    document = config_reader.load_document(Path(path), [], "mapping")
+    constraints = config_reader.from_document(Constraints, document)
+    constraints._document = document
+    return constraints
