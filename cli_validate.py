@@ -32,6 +32,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--memory", choices=("ideal", "hbm", "loop"), default=None,
                         help="of fusemax: its artifact's flat memory (default), HBM simulated by command as the rate at which it "
                              "carries a design's stream, or HBM by command in the loop (slow; its rate where tiles are too long)")
+    parser.add_argument("--cross-validate", action="store_true",
+                        help="gpu: also with constants fitted without the rows and boards that are predicted (minutes)")
     parser.set_defaults(command=run)
 
 
@@ -48,11 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.memory is not None and arguments.suite != "fusemax":
         raise ConfigError(f"--memory makes no sense for {arguments.suite}", key="--memory", value=arguments.memory,
                           mend="leave --memory out, or validate fusemax")
+    if arguments.cross_validate and arguments.suite not in ("gpu", "all"):
+        raise ConfigError(f"{arguments.suite} has no constants that are fitted", key="--cross-validate", mend="use it with gpu")
     results = []
     for suite in (SUITES if arguments.suite == "all" else (arguments.suite,)):
         print(f"{suite} …", file=sys.stderr)
         try:
-            results.append(_validate(suite, reference, plots, arguments.memory))
+            results.append(_validate(suite, reference, plots, arguments))
         except ConfigError as error:
             if arguments.suite != "all" or reference is None or not error.message.startswith("no "):
                 raise
@@ -74,12 +78,14 @@ def _existing(reference: str | None) -> Path | None:
     return path
 
 
-def _validate(suite: str, reference: Path | None, plots: Path | None, memory: str | None) -> ValidationResult:
+def _validate(suite: str, reference: Path | None, plots: Path | None, arguments: argparse.Namespace) -> ValidationResult:
     """The result of one suite, whose module is only imported now."""
     module = importlib.import_module(f".validation.{suite.replace('-', '_')}", __package__)
-    wanted: dict[str, Any] = {"plots": plots} if "plots" in inspect.signature(module.validate).parameters else {}
-    if memory is not None:
-        wanted["memory"] = memory
+    takes = inspect.signature(module.validate).parameters
+    offered = {"plots": plots, "cross_validate": arguments.cross_validate}
+    wanted: dict[str, Any] = {name: value for name, value in offered.items() if name in takes}
+    if arguments.memory is not None:
+        wanted["memory"] = arguments.memory
     result: ValidationResult = module.validate(reference, **wanted)
     return result
 

@@ -1,21 +1,21 @@
 """Fits the calibrated constants of each GPU architecture to measured rows, and says how well they hold elsewhere.
 
-    python -m tilesim.validation.calibrate_gpu REFERENCE [--write] [--cross-validate] [--leave-one-out] [--ablate]
+    python -m tilesim.validation.calibrate_gpu REFERENCE [--write] [--check] [--ablate]
 
 Per architecture, never per row or per board. The loss is the mean absolute logarithm of predicted over measured time (a row
 counts 0 inside its measured spread, plus a quarter of its distance from the median, so that the fit does not hide at an edge
 of the spread), capped so that a few odd rows do not steer, plus a prior that holds each constant near its physical guess.
 The search is a coordinate search in the logarithm with shrinking steps: deterministic, no randomness, same result each time.
+`tilesim validate gpu --cross-validate` says how well the constants hold on rows and boards that took no part (`gpu_cross`).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from ..arch.gpu_config import DEVICE_FOLDER, Gpu, GpuArchitecture, shipped_gpus
 from ..sim import yaml_reader
-from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, RawRow, number, predict_group, read_table, split_by
+from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, RawRow, lacking, number, predict_group, read_table, split_by
 
 #: Flags of rows that no hardware model should be fitted to (contract of `tilesim validate`).
 SKIPPED_FLAGS = ("launch_overhead", "coarse_1us", "active_experts_uncertain", "extrapolated_from_one_layer")
@@ -139,13 +139,15 @@ def with_priors(gpus: Mapping[str, Gpu]) -> dict[str, Gpu]:
 
 
 def read_reference(reference: Path) -> list[dict[str, str]]:
-    """Calibration rows: kernel times, and power readings of kernels long enough to trust."""
-    rows: list[dict[str, str]] = []
-    for path in sorted(reference.glob("*.csv")):
-        table = read_table(path)
-        if table and set(table[0]) >= MEASURED_COLUMNS:
-            rows += [row for row in table if row["op"] in KERNEL_OPS and number(row, "median_us") > 0]
-    return [row for row in rows if not set((row["flag"] or "").split()) & set(SKIPPED_FLAGS)]
+    """Calibration rows of the tables in the folder *reference*."""
+    return calibration_rows(read_table(path) for path in sorted(reference.glob("*.csv")))
+
+
+def calibration_rows(tables: Iterable[Sequence[dict[str, str]]]) -> list[dict[str, str]]:
+    """Kernel times, and power readings of kernels, of *tables*, without the rows whose flag says that no model should be fitted."""
+    rows = [row for table in tables if table and set(table[0]) >= MEASURED_COLUMNS for row in table
+            if row["op"] in KERNEL_OPS and number(row, "median_us") > 0]
+    return [row for row in rows if not set((row["flag"] or "").split()) & set(SKIPPED_FLAGS) and lacking(row) is None]
 
 
 def is_power(row: RawRow) -> bool:
@@ -194,10 +196,10 @@ class Calibration:
         count = sum(row["op"] in parameter.ops and (not parameter.dtypes or row["dtype"] in parameter.dtypes) for row in self.rows)
         return float(_PRIOR_ROWS / max(count, 1) * (np.log(value / prior) / parameter.prior_ln) ** 2)
 
-    def fit(self, parameters: Iterable[Parameter] = PARAMETERS) -> GpuArchitecture:
+    def fit(self) -> GpuArchitecture:
         """The architecture with its shown constants fitted; a constant that no row shows keeps its prior."""
         best = self.prior
-        shown = [p for p in parameters if p.get(best) is not None and best.name not in p.measured_on and any(
+        shown = [p for p in PARAMETERS if p.get(best) is not None and best.name not in p.measured_on and any(
             op in p.ops and (not p.dtypes or dtype in p.dtypes) for _, op, dtype, _ in self.groups)]
         for step in _STEPS:
             for _ in range(_SWEEPS_PER_STEP):
@@ -226,13 +228,6 @@ class Calibration:
         return best
 
 
-def fold_of(row: RawRow) -> int:
-    """The fold of a row's shape: the same on every board, so that a shape is never on both sides."""
-    columns = ("op", "m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len")
-    key = "|".join(str(row.get(c) or "") for c in columns)
-    return int(hashlib.sha1(key.encode()).hexdigest(), 16) % _FOLDS
-
-
 def rows_by_architecture(rows: Iterable[RawRow], gpus: Mapping[str, Gpu]) -> dict[str, list[RawRow]]:
     result: dict[str, list[RawRow]] = defaultdict(list)
     for row in rows:
@@ -250,43 +245,18 @@ def fit_all(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> dict[str, GpuArc
     return fitted
 
 
-def predict_seconds(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], architectures: Mapping[str, GpuArchitecture]) -> np.ndarray:
-    """Predicted seconds of *rows* with other constants for the architectures in *architectures*."""
+def predict(
+    rows: Sequence[RawRow], gpus: Mapping[str, Gpu], architectures: Mapping[str, GpuArchitecture],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and board watts of *rows* with other constants for the architectures in *architectures*."""
     index = {id(row): i for i, row in enumerate(rows)}
-    seconds = np.full(len(rows), np.nan)
+    seconds, watts = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     for (device, op, dtype), members in split_by(rows, "device", "op", "dtype").items():
         gpu = gpus[device]
         gpu = replace(gpu, architecture=architectures.get(gpu.architecture.name, gpu.architecture))
-        seconds[[index[id(row)] for row in members]] = predict_group(gpu, op, dtype, members).seconds
-    return seconds
-
-
-def cross_validated(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.ndarray:
-    """Seconds for each row, from constants fitted to the other folds of shapes."""
-    folds = np.array([fold_of(row) for row in rows])
-    seconds = np.full(len(rows), np.nan)
-    for fold in range(_FOLDS):
-        fitted = fit_all([row for row, f in zip(rows, folds, strict=True) if f != fold], gpus)
-        held = [row for row, f in zip(rows, folds, strict=True) if f == fold]
-        seconds[folds == fold] = predict_seconds(held, gpus, fitted)
-    return seconds
-
-
-def leave_one_device_out(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.ndarray:
-    """Seconds for each row, from constants that no row of its board took part in."""
-    devices = np.array([row["device"] for row in rows])
-    seconds = np.full(len(rows), np.nan)
-    for device in dict.fromkeys(devices):
-        gpu = gpus[device]
-        siblings = [r for r in rows if r["device"] != device and gpus[r["device"]].architecture.name == gpu.architecture.name]
-        if siblings:
-            constants = Calibration(gpu.architecture, siblings, gpus).fit()
-        else:
-            constants = borrowed(gpu.architecture, next(
-                g.architecture for g in gpus.values() if g.architecture.name == NEAREST[gpu.architecture.name]))
-        held = [row for row in rows if row["device"] == device]
-        seconds[devices == device] = predict_seconds(held, gpus, {gpu.architecture.name: constants})
-    return seconds
+        places, time = [index[id(row)] for row in members], predict_group(gpu, op, dtype, members)
+        seconds[places], watts[places] = time.seconds, time.power_w
+    return seconds, watts
 
 
 def borrowed(architecture: GpuArchitecture, donor: GpuArchitecture) -> GpuArchitecture:
@@ -315,20 +285,6 @@ def calibrated_text(text: str, architecture: GpuArchitecture, devices: Iterable[
     return text
 
 
-def report(rows: Sequence[RawRow], seconds: np.ndarray, title: str, key: Callable[[RawRow], str]) -> str:
-    """A Markdown table of the error (scored as the contract says) by *key*, rows of 20 µs and more."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for row, got in zip(rows, seconds, strict=True):
-        if not is_timed(row):
-            continue
-        groups[key(row)].append(scored_error(row, float(got)))
-    lines = [f"### {title}", "", "| group | rows | MAPE % | median % |", "|---|---|---|---|"]
-    for name, errors in sorted(groups.items()):
-        absolute = 100 * np.abs(errors)
-        lines.append(f"| {name} | {len(errors)} | {absolute.mean():.1f} | {np.median(absolute):.1f} |")
-    return "\n".join(lines) + "\n"
-
-
 def is_timed(row: RawRow) -> bool:
     return not number(row, "power_w") > 0
 
@@ -339,11 +295,6 @@ def scored_error(row: RawRow, seconds: float) -> float:
     low, high = number(row, "us_lo"), number(row, "us_hi")
     near = min(max(got, low), high) if number(row, "n_meas", 1) >= 2 and low > 0 and high > 0 else median
     return (got - near) / median
-
-
-def size_key(row: RawRow) -> str:
-    op = row["op"] if row["op"] not in _VECTOR else "vector"
-    return f"{op} {'≥20us' if number(row, 'median_us') >= _SHORT_ROW_US else '<20us'}"
 
 
 def parameter_table(architectures: Mapping[str, GpuArchitecture]) -> str:
@@ -368,7 +319,7 @@ def ablation(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], fitted: Mapping[st
         for name, architecture in fitted.items():
             prior = parameter.get(next(g.architecture for g in gpus.values() if g.architecture.name == name))
             without[name] = architecture if prior is None else parameter.set(architecture, prior)
-        shown = [_mape(members, predict_seconds(members, gpus, table)) for table in (fitted, without)]
+        shown = [_mape(members, predict(members, gpus, table)[0]) for table in (fitted, without)]
         ops = parameter.ops[0] if len(parameter.ops) == 1 else "several"
         lines.append(f"| {parameter.name} | {ops} {' '.join(parameter.dtypes)} | {shown[0]:.1f} | {shown[1]:.1f} |")
     return "\n".join(lines) + "\n"
@@ -404,8 +355,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("reference", type=Path)
     parser.add_argument("--write", action="store_true", help="write the fitted constants into configs/gpus/architectures")
     parser.add_argument("--check", action="store_true", help="fail if the shipped constants are not those of this fit")
-    parser.add_argument("--cross-validate", action="store_true")
-    parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--ablate", action="store_true")
     options = parser.parse_args(arguments)
     gpus = with_priors(shipped_gpus())
@@ -415,12 +364,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fitted = fit_all(known, gpus)
     out = sys.stdout.write
     out(parameter_table(fitted) + "\n")
-    out(report(known, predict_seconds(known, gpus, fitted), "Fitted", size_key))
-    if options.cross_validate:
-        seconds = cross_validated(known, gpus)
-        out(report(known, seconds, "Cross-validated over shapes", size_key))
-    if options.leave_one_out:
-        out(report(known, leave_one_device_out(known, gpus), "Leave one device out", lambda r: f"{r['device']} {size_key(r)}"))
     if options.ablate:
         out(ablation(known, gpus, fitted))
     if options.write or options.check:

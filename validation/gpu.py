@@ -17,12 +17,13 @@ import numpy as np
 from ..arch.gpu_collectives import OPERATIONS, collective_seconds, link_class
 from ..arch.gpu_config import Gpu
 from ..sim.errors import ConfigError
-from .calibrate_gpu import SKIPPED_FLAGS
+from .calibrate_gpu import SKIPPED_FLAGS, calibration_rows
 from .calibrate_links import link_of
 from .contract import GroupSummary, Row, ValidationResult, compare, skip, summarise_group
 from .gpu_cent import CENT_COLUMNS, cent_rows
 from .gpu_cent import TABLE as CENT
 from .gpu_cent import TOLERANCE_PCT as CENT_TOLERANCE_PCT
+from .gpu_cross import cross_rows, kind_of
 from .gpu_devices import csv_files, known_gpus
 from .gpu_energy import energy_rows
 from .gpu_llmcompass import LLMCOMPASS_COLUMNS, llmcompass_rows
@@ -42,14 +43,15 @@ UNCALIBRATED_TOLERANCE_PCT = {"gemm": 22.0, "attention_decode": 25.0}
 _SIZES = ((20.0, "lt20us"), (200.0, "20to200us"), (float("inf"), "gt200us"))
 
 
-def validate(reference: Path | None = None, plots: Path | None = None) -> ValidationResult:
-    """Score every known table under *reference* (our shipped rows without it); plots go to the folder *plots*."""
+def validate(reference: Path | None = None, plots: Path | None = None, *, cross_validate: bool = False) -> ValidationResult:
+    """Score every known table under *reference* (our shipped rows without it); plots go to the folder *plots*. *cross_validate*
+    also fits anew without the rows and the boards that are predicted (minutes)."""
     gpus = known_gpus(reference)
     tables = {path.stem: read_table(path) for path in (csv_files(reference) if reference is not None else [SHIPPED, CENT])}
     if not any(_is_known(set(table[0])) for table in tables.values() if table):
         raise ConfigError("no table of measured or published GPU rows", file=str(reference),
                           mend="see the columns of the suite in the documentation")
-    result = score(tables, gpus)
+    result = score(tables, gpus, cross_validate=cross_validate)
     if plots is not None:
         from .gpu_plots import write_plots
         write_plots(result, plots)
@@ -61,7 +63,9 @@ def _is_known(columns: set[str]) -> bool:
                                                  SERVING_COLUMNS, CENT_COLUMNS))
 
 
-def score(tables: Mapping[str, Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> ValidationResult:
+def score(
+    tables: Mapping[str, Sequence[dict[str, str]]], gpus: Mapping[str, Gpu], *, cross_validate: bool = False,
+) -> ValidationResult:
     """The result for *tables* by stem, each recognised by its columns; unknown tables are passed over."""
     rows: list[Row] = []
     floors: dict[tuple[str, str, str], tuple[float, float]] = {}
@@ -79,6 +83,9 @@ def score(tables: Mapping[str, Sequence[RawRow]], gpus: Mapping[str, Gpu]) -> Va
             rows += cent_rows(table)
         elif columns >= SERVING_COLUMNS:
             rows += serving_rows(table, stem, gpus)
+    if cross_validate:
+        known = [row for row in calibration_rows(tables.values()) if row["device"] in gpus]
+        rows += cross_rows(known, gpus, timed_row)
     rows = [with_floor(row, floors) for row in _numbered(rows)]
     return ValidationResult("gpu", tuple(rows), tuple(summarise(rows)))
 
@@ -178,7 +185,9 @@ def slices(row: Row) -> list[str]:
     names = [f"{row.group}:{size}", f"{row.group}@{row.more['device']}:{row.more['dtype']}"]
     if row.expected >= _SIZES[0][0]:
         names.append(f"{row.group}:ge20us")
-        names += [f"{kind}:ge20us" for kind, ops in (("vector", VECTOR_OPS), ("collectives", OPERATIONS)) if row.group in ops]
+        prefix, kind = kind_of(row.group)
+        names += [f"{prefix}vector:ge20us"] if kind == "vector" else ["collectives:ge20us"] if row.group in OPERATIONS else []
+        names += [f"left-out@{row.more['device']}:{kind}"] if prefix == "left-out:" else []
     return names
 
 
@@ -195,6 +204,8 @@ def _tolerance(name: str) -> float | None:
         return {"matmul": 10.0, "softmax": 9.0, "layernorm": 8.0, "allreduce": 20.0, "gpt3_layer": 8.0}.get(size)
     if name.startswith("cent:"):
         return None if name.endswith("by_context") else CENT_TOLERANCE_PCT
+    if name.startswith("cross:") and name.endswith(":ge20us"):
+        return (TOLERANCE_PCT | kinds).get(name.split(":")[1])
     if name in ("e2e_prefill", "e2e_decode") or name.startswith("published:"):
         return 15.0 if name.startswith("e2e") else 12.0
     return (TOLERANCE_PCT | kinds).get(operator) if size == "ge20us" else None

@@ -1,0 +1,96 @@
+"""How well the calibration holds on rows and on boards that took no part in it.
+
+Over shapes: the rows of every fifth of all shapes are predicted with constants fitted to the other four fifths, in times and in
+watts. Over boards: the rows of one board with constants that no row of it took part in. A board whose twin (the same chip under
+another name) has rows is left out together with it; a board alone in its architecture takes what would ship without it, the
+constants of the nearest architecture fitted to that one's rows, and keeps its own facts and prior energies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ..arch.gpu_config import Gpu, GpuArchitecture
+from .calibrate_gpu import NEAREST, Calibration, borrowed, fit_all, is_power, predict, rows_by_architecture, with_priors
+from .contract import Row, compare
+from .gpu_rows import VECTOR_OPS, RawRow, number
+
+_FOLDS = 5
+
+#: Makes a scored row of a predicted time: (measured row, seconds, board).
+Score = Callable[[RawRow, float, Gpu], Row]
+
+
+def fold_of(row: RawRow) -> int:
+    """The fold of a row's shape: the same on every board, so that a shape is never on both sides."""
+    columns = ("op", "m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len")
+    key = "|".join(str(row.get(c) or "") for c in columns)
+    return int(hashlib.sha1(key.encode()).hexdigest(), 16) % _FOLDS
+
+
+def cross_validated(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and watts of each row, from constants fitted to the other folds of shapes. *gpus* have their priors."""
+    folds = np.array([fold_of(row) for row in rows])
+    seconds, watts = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    for fold in sorted(set(folds)):
+        fitted = fit_all([row for row, f in zip(rows, folds, strict=True) if f != fold], gpus)
+        held = [row for row, f in zip(rows, folds, strict=True) if f == fold]
+        seconds[folds == fold], watts[folds == fold] = predict(held, gpus, fitted)
+    return seconds, watts
+
+
+def twin_key(gpu: Gpu) -> tuple[object, ...]:
+    """Equal for boards with the same chip and as much memory, however each is called and cooled."""
+    device = gpu.device
+    return device.architecture, device.sms, device.clock_hz, device.dram_capacity_bytes
+
+
+def leave_one_device_out(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.ndarray:
+    """Seconds of each row, from constants that no row of its board or of a twin took part in. *gpus* have their priors."""
+    by_architecture = rows_by_architecture(rows, gpus)
+    keys = [twin_key(gpus[row["device"]]) for row in rows]
+    seconds = np.full(len(rows), np.nan)
+    donors: dict[str, GpuArchitecture] = {}
+    for key in dict.fromkeys(keys):
+        places = [i for i, other in enumerate(keys) if other == key]
+        board = gpus[rows[places[0]]["device"]]
+        name = board.architecture.name
+        siblings = [row for row in by_architecture[name] if twin_key(gpus[row["device"]]) != key]
+        if siblings:
+            constants = Calibration(board.architecture, siblings, gpus).fit()
+        else:
+            nearest = NEAREST[name]
+            if nearest not in donors:
+                prior = next(g.architecture for g in gpus.values() if g.architecture.name == nearest)
+                donors[nearest] = Calibration(prior, by_architecture.get(nearest, []), gpus).fit()
+            constants = borrowed(board.architecture, donors[nearest])
+        seconds[places] = predict([rows[i] for i in places], gpus, {name: constants})[0]
+    return seconds
+
+
+def cross_rows(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], score: Score) -> list[Row]:
+    """Scored rows of both: groups `cross:OP` and `cross:power:OP` over shapes, `left-out:OP` over boards."""
+    priors = with_priors(gpus)
+    seconds, watts = cross_validated(rows, priors)
+    left_out = leave_one_device_out(rows, priors)
+    result = []
+    for i, raw in enumerate(rows):
+        gpu = priors[raw["device"]]
+        if is_power(raw):
+            result.append(compare(raw["row_id"], f"cross:power:{raw['op']}", number(raw, "power_w"), float(watts[i]), 10.0,
+                                  device=raw["device"], dtype=raw["dtype"]))
+        if number(raw, "power_w") > 0:
+            continue
+        for name, value in (("cross", seconds[i]), ("left-out", left_out[i])):
+            row = score(raw, float(value), gpu)
+            result.append(Row(row.case, f"{name}:{raw['op']}", row.expected, row.got, row.error_pct, row.within, None, row.more))
+    return result
+
+
+def kind_of(group: str) -> tuple[str, str]:
+    """("cross:" or "left-out:" or "", the operator or "vector") of a group's name."""
+    prefix, _, op = group.rpartition(":")
+    return (f"{prefix}:" if prefix else ""), "vector" if op in VECTOR_OPS else op
