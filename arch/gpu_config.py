@@ -67,19 +67,20 @@ class GpuArchitecture(Config):
     # (its split-KV kernel; 16 queries against 16400 keys take half of what 128 rows would, on the RTX PRO 6000).
     prefill_tile: tuple[int, int] = (64, 64)
     prefill_packs_gqa: bool = False         # its rows hold the query heads that share K and V, side by side
+    # --- assumed: rows do not show them ---
+    tile_overhead_us: NotNegative           # prologue and epilogue of one tile that nothing hides
+    wave_skew: NotNegative                  # how far SMs drift apart, as a share of a round of tiles
+    gemm_l2_share: Share                    # of the L2 peak that tiles of operands reach
+    cold_start_us: NotNegative              # first touches of cold data: page walks, DRAM ramp
     # --- calibrated: launch and pipelines ---
     launch_us: Positive                     # start, first wave's fill and drain of an empty kernel inside a CUDA graph
     matmul_efficiency: dict[str, Share]     # issue rate of the main loop over the pipe's peak, by pipeline
-    tile_overhead_us: NotNegative           # prologue and epilogue of one tile that nothing hides
     load_latency_us: Positive               # one main-loop load, under load; with the stages it bounds a lone tile
     split_k_us: NotNegative                 # meeting of the parts of a split reduction
-    wave_skew: NotNegative                  # how far SMs drift apart, as a share of a round of tiles
-    cold_start_us: NotNegative              # first touches of cold data: page walks, DRAM ramp
     quantise_us: dict[str, NotNegative] = Field(default_factory=dict)
     no_split_k: tuple[str, ...] = ()        # formats whose kernels do not split the reduction
     warm_share: Positive                    # share of L2 that just-written activations may fill and still hit
     warm_weight_share: Positive             # the same of GEMM operands, last read a whole repetition before
-    gemm_l2_share: Share                    # of the L2 peak that tiles of operands reach
     # --- calibrated: fused attention ---
     decode_launch_us: Positive
     decode_cta_us: NotNegative              # one (sequence, kv head) work item: set-up, softmax reduction, store

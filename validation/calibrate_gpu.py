@@ -81,14 +81,10 @@ PARAMETERS = (
     Parameter("matmul_efficiency", "fp8", ("gemm",), ("fp8",), 0.3, high=1.0),
     Parameter("matmul_efficiency", "fp8_block", ("gemm",), ("fp8_block",), 0.3, high=1.0),
     Parameter("matmul_efficiency", "nvfp4", ("gemm",), ("nvfp4",), 0.3, high=1.0),
-    Parameter("tile_overhead_us", None, ("gemm",)),
     Parameter("load_latency_us", None, ("gemm",)),
     Parameter("split_k_us", None, ("gemm",)),
-    Parameter("wave_skew", None, ("gemm",)),
-    Parameter("cold_start_us", None, ("gemm",)),
     Parameter("warm_share", None, ("gemm", *_VECTOR), (), 0.1, high=1.0),       # the cache curves of gpu-benches show it
     Parameter("warm_weight_share", None, ("gemm",), (), 1.0, high=1.0),
-    Parameter("gemm_l2_share", None, ("gemm",), (), 0.03, high=1.0),      # the L2 rates are measured: near them, or not at all
     Parameter("quantise_us", "fp8", ("gemm",), ("fp8",)),
     Parameter("quantise_us", "fp8_block", ("gemm",), ("fp8_block",)),
     Parameter("quantise_us", "nvfp4", ("gemm",), ("nvfp4",)),
