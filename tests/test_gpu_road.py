@@ -160,11 +160,6 @@ def test_experts_without_a_token_are_not_read() -> None:
     assert weight_bytes(1000) == 16 * expert_bytes
 
 
-def test_a_machine_without_kernels_for_experts_says_so() -> None:
-    with pytest.raises(ConfigError, match="no lowering for kind 'experts'"):
-        tilesim.simulate("hbm-npu", tilesim.decode(TINY_EXPERTS, context=64))
-
-
 @pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (2, 32), (4, 256)])
 def test_a_step_through_experts_equals_that_of_the_validated_whole_models(ranks: int, batch: int) -> None:
     """4 %: as for dense models, and the norms of q and k, which the validated step ignores."""
