@@ -113,6 +113,23 @@ def shares(p: Plans, task: GemmTask, site: Site, alone: bool = False) -> Floats:
     return found
 
 
+def uneven(p: Plans, task: GemmTask, stripe_bytes: int) -> Ints:
+    """How many operands in DRAM move in tiles that are no whole number of stripes, so that channels are asked different things."""
+    def ragged(sizes: Ints, extent: int, bits: float) -> Ints:
+        return np.asarray((sizes < extent) & ((sizes * bits / 8) % stripe_bytes != 0), dtype=np.int64)
+
+    found = np.zeros(len(p), dtype=np.int64)
+    if not task.a_resident:
+        found = found + ragged(p.k_tile, task.k, task.a.bits)
+    if not task.b_resident:
+        bits = float(task.b.bits_per_element)
+        along = p.k_tile * p.n_tile if task.b_blocked else p.k_tile if task.transposed else p.n_tile
+        found = found + ragged(along, task.k * task.n if task.b_blocked else task.k if task.transposed else task.n, bits)
+    if not task.c_resident:
+        found = found + ragged(p.n_block, task.n, task.c.bits)
+    return found
+
+
 def bound_seconds(p: Plans, task: GemmTask, site: Site) -> Floats:
     """A time that no run of the plan can beat: its MACs at the peak of its unit, its bytes at the sustained rate."""
     target = site.target

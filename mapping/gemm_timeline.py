@@ -13,7 +13,7 @@ from ..arch.systolic import SystolicConfig, gemm_accesses, gemm_times
 from ..arch.systolic_folds import spatial_and_temporal
 from ..sim.units import PS_PER_S
 from .compiled import compiled
-from .gemm_estimate import COLD, shares
+from .gemm_estimate import COLD, bound_seconds, shares
 from .gemm_space import GemmTask, Ints, Plans
 from .target import Site
 from .timeline import (
@@ -281,7 +281,8 @@ def judge(p: Plans, task: GemmTask, site: Site, whole: bool = False) -> Floats:
     found = np.empty(len(p))
     _judge(plans, _rates(p, task, site), _tile_costs(p, task, site.target.array), more, machine_of(site),
            most, site.contended, found)
-    return np.where(found < 0, np.inf, found / PS_PER_S)
+    # Loads that ran ahead in the operator before are no gain in the mean of many.
+    return np.where(found < 0, np.inf, np.maximum(found / PS_PER_S, bound_seconds(p, task, site)))
 
 
 def _walked(p: Plans, task: GemmTask, site: Site, may_skip: bool) -> tuple[tuple[Ints, ...], Floats]:

@@ -120,6 +120,7 @@ class MemoryRates:
     latency_s: float
     pause_s: float = 0.0
     pause_every_s: float = 1.0
+    stripe_bytes: int = 1                              # consecutive bytes that meet every channel once
 
 
 @lru_cache(maxsize=64)
@@ -136,7 +137,13 @@ def _measured(text: str) -> MemoryRates:
 
     between = rate(5 * latency_s)
     mean = min(between, rate(max(_INTERVALS * interval_s, 10 * latency_s)))
-    return MemoryRates(Measured(config), mean, latency_s, (1 - mean / between) * interval_s, interval_s or 1.0)
+    return MemoryRates(Measured(config), mean, latency_s, (1 - mean / between) * interval_s, interval_s or 1.0,
+                       _stripe_bytes(config))
+
+
+def _stripe_bytes(config: DramConfig) -> int:
+    mapping = config.address_map()
+    return mapping.granule_bursts * mapping.organisation.bytes_per_burst * mapping.channels
 
 
 def rates_of_memory(config: MemoryConfig) -> MemoryRates:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..sim.errors import ConfigError
 from .constraints import GemmConstraints
-from .gemm_estimate import Estimate, Floats, bound_seconds, estimate
+from .gemm_estimate import Estimate, Floats, bound_seconds, estimate, uneven
 from .gemm_heuristic import check_format, heuristic_plan, rule_plans
 from .gemm_space import GemmPlan, GemmTask, Plans, candidates, every_plan, fits, neighbours, one_plan, structures
 from .gemm_timeline import judge, records_at_most
@@ -43,6 +43,8 @@ _SMALL = 450_000
 #: ASSUMED: where times are equal, twice the records (descriptors, turns on a unit) weigh as much as 15 % more DRAM traffic. Any
 #: weight below that of a second pass over an operand keeps the law that decoding loads each weight once.
 _RECORDS_WEIGH = 0.2
+#: ASSUMED: an operand whose tiles are no whole number of stripes over the channels weighs as much as 5 % more traffic.
+_UNEVEN_WEIGHS = 0.05
 #: Structures around whose best plans the search looks closer.
 _STARTS, _STARTS_IN_A_MODEL = 4, 2
 _CHUNK = 2048
@@ -86,7 +88,7 @@ def _choose(task: GemmTask, site: Site, constraints: GemmConstraints) -> Choice:
     fixed = constraints.fixed()
     if constraints.search == "heuristic":
         rule = one_plan(heuristic_plan(task, site), site)
-        return _won(rule, timed(rule, task, site), 0, site, 1, 1)
+        return _won(rule, timed(rule, task, site), 0, task, site, 1, 1)
     plans = every_plan(task, site, fixed) if constraints.search == "exhaustive" else candidates(task, site, fixed)
     rules = fixed_rules(task, site, fixed, not len(plans))
     plans = Plans.joined([rules, plans])
@@ -95,18 +97,18 @@ def _choose(task: GemmTask, site: Site, constraints: GemmConstraints) -> Choice:
                           f"{site.target.sram!r}", key="gemm", value=", ".join(f"{k}={v}" for k, v in fixed.items()),
                           mend="leave one of them to the search")
     if constraints.search == "exhaustive":
-        return _won(plans, timed(plans, task, site), len(rules), site, len(plans), len(plans))
+        return _won(plans, timed(plans, task, site), len(rules), task, site, len(plans), len(plans))
     kept, costs = _evaluated(plans, task, site)
-    around = _around(kept, costs, _starts(kept, costs, site), task, site, fixed)
+    around = _around(kept, costs, _starts(kept, costs, task, site), task, site, fixed)
     kept, costs = Plans.joined([kept, around]), Estimate.joined([costs, estimate(around, task, site)])
     if site.rough:
-        return _won(kept, costs, 0, site, len(plans), len(kept))
+        return _won(kept, costs, 0, task, site, len(plans), len(kept))
     finalists = Plans.joined([rules, _finalists(kept, costs, task, site)])
     times = timed(finalists, task, site)
-    closer = _around(finalists, times, _starts(finalists, times, site), task, site, fixed)
-    closer = _within(closer, _by_estimate(closer, estimate(closer, task, site), site), task, site)
+    closer = _around(finalists, times, _starts(finalists, times, task, site), task, site, fixed)
+    closer = _within(closer, _by_estimate(closer, estimate(closer, task, site), task, site), task, site)
     finalists, times = Plans.joined([finalists, closer]), Estimate.joined([times, timed(closer, task, site)])
-    return _won(finalists, times, min(1, len(rules)) if site.contended else len(rules), site, len(plans), len(kept))
+    return _won(finalists, times, min(1, len(rules)) if site.contended else len(rules), task, site, len(plans), len(kept))
 
 
 def fixed_rules(task: GemmTask, site: Site, given: Mapping[str, int | str], last_resort: bool) -> Plans:
@@ -123,12 +125,14 @@ def timed(plans: Plans, task: GemmTask, site: Site) -> Estimate:
     return estimate(plans, task, site).timed(judge(plans, task, site), site)
 
 
-def _won(plans: Plans, costs: Estimate, rules: int, site: Site, considered: int, evaluated: int) -> Choice:
+def _won(plans: Plans, costs: Estimate, rules: int, task: GemmTask, site: Site, considered: int, evaluated: int) -> Choice:
     """The choice among judged *plans*, of which the first *rules* are those of fixed rules."""
-    scores = costs.score(site)
+    scores, weights = costs.score(site), _weight(plans, costs, task, site)
     most = min(scores.min() * (1 + _equal(site)), scores[:rules].min(initial=np.inf))
-    best = _lightest(np.flatnonzero(scores <= most), costs)
-    second = _runner_up(plans, scores, costs, best, site)
+    best = _lightest(np.flatnonzero(scores <= most), weights)
+    if site.contended and rules and scores[0] <= most and costs.dram_bytes[0] <= costs.dram_bytes[best] * (1 + EQUAL):
+        best = 0                                       # nothing is gained by leaving the rule
+    second = _runner_up(plans, scores, weights, best, site)
     return Choice(plans.plan(best, site), costs.at(best), None if second is None else plans.plan(second, site),
                   None if second is None else costs.at(second), considered, evaluated, len(plans))
 
@@ -152,16 +156,16 @@ def _evaluated(plans: Plans, task: GemmTask, site: Site) -> tuple[Plans, Estimat
     return plans.take(order[:done]), Estimate.joined(parts)
 
 
-def _by_estimate(plans: Plans, costs: Estimate, site: Site) -> npt.NDArray[np.int64]:
+def _by_estimate(plans: Plans, costs: Estimate, task: GemmTask, site: Site) -> npt.NDArray[np.int64]:
     """The order of *plans*: the best first, of those that the estimate cannot tell apart the one that moves the least."""
     scores = costs.score(site)
     steps = np.floor(np.log(scores / scores.min()) / _ALIKE) if len(scores) else scores
-    return np.lexsort((_weight(costs), steps))
+    return np.lexsort((_weight(plans, costs, task, site), steps))
 
 
-def _starts(plans: Plans, costs: Estimate, site: Site) -> npt.NDArray[np.int64]:
+def _starts(plans: Plans, costs: Estimate, task: GemmTask, site: Site) -> npt.NDArray[np.int64]:
     """The best plans of the structures whose best is near the best of all."""
-    scores, order = costs.score(site), _by_estimate(plans, costs, site)
+    scores, order = costs.score(site), _by_estimate(plans, costs, task, site)
     order = order[scores[order] <= scores.min() * _NEAR]
     _, first = np.unique(structures(plans)[order], return_index=True)
     return np.asarray(order[np.sort(first)][:_STARTS_IN_A_MODEL if site.contended else _STARTS], dtype=np.int64)
@@ -178,7 +182,7 @@ def _around(
 
 def _finalists(plans: Plans, costs: Estimate, task: GemmTask, site: Site) -> Plans:
     """The plans to be judged: the best of each structure, then the best of all, as far as there is time for their records."""
-    scores, order = costs.score(site), _by_estimate(plans, costs, site)
+    scores, order = costs.score(site), _by_estimate(plans, costs, task, site)
     if len(plans) <= _SMALL and not site.contended and int(records_at_most(plans, task, site).sum()) <= _SMALL:
         return plans.take(order)                                       # a small space: no need to guess
     order = order[scores[order] <= scores.min() * _NEAR]
@@ -194,20 +198,21 @@ def _within(plans: Plans, order: npt.NDArray[np.int64], task: GemmTask, site: Si
     return plans.take(order[:max(_AT_LEAST, int(np.searchsorted(records, most, side="right")))])
 
 
-def _weight(costs: Estimate) -> Floats:
-    """What decides between plans of equal time: traffic, and records."""
-    return np.asarray(np.log(np.maximum(costs.dram_bytes, 1)) + _RECORDS_WEIGH * np.log(np.maximum(costs.records, 1)))
+def _weight(plans: Plans, costs: Estimate, task: GemmTask, site: Site) -> Floats:
+    """What decides between plans of equal time: traffic, records, and loads that leave some channels out."""
+    return np.asarray(_UNEVEN_WEIGHS * uneven(plans, task, site.target.rates.stripe_bytes) + np.log(np.maximum(costs.dram_bytes, 1))
+                      + _RECORDS_WEIGH * np.log(np.maximum(costs.records, 1)))
 
 
-def _lightest(among: npt.NDArray[np.int64], costs: Estimate) -> int:
+def _lightest(among: npt.NDArray[np.int64], weights: Floats) -> int:
     """Of the plans *among*, the one with the least traffic and the fewest records."""
-    return int(among[np.argmin(_weight(costs)[among])])
+    return int(among[np.argmin(weights[among])])
 
 
-def _runner_up(plans: Plans, scores: Floats, costs: Estimate, best: int, site: Site) -> int | None:
+def _runner_up(plans: Plans, scores: Floats, weights: Floats, best: int, site: Site) -> int | None:
     """The best plan of another structure than plan *best* (unit, loop order, what is held or stationary, split of k), its twins of
     the very same costs left out."""
-    codes, weights = structures(plans), _weight(costs)
+    codes = structures(plans)
     twins = (np.abs(scores / scores[best] - 1) < _TWINS) & (np.abs(weights - weights[best]) < _TWINS)
     others = np.flatnonzero((codes != codes[best]) & ~twins & np.isfinite(scores))
-    return _lightest(others[scores[others] <= scores[others].min() * (1 + _equal(site))], costs) if len(others) else None
+    return _lightest(others[scores[others] <= scores[others].min() * (1 + _equal(site))], weights) if len(others) else None

@@ -35,6 +35,7 @@ class Rates:
     pause_every_s: float = 1.0                         # the sustained rates are means over both
     port_bytes_per_s: float = 256e9                    # of the scratchpad, each way, beside DMA
     max_in_flight: int = 64                            # transfers of a queue
+    stripe_bytes: int = 1                              # consecutive bytes that meet every channel once
     dram_pj_per_byte: float = 40.0                     # link included
     sram_pj_per_byte: float = 1.0
     static_w: float = 1.0
