@@ -101,13 +101,15 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
                         help="a shipped model (tilesim list models), a Hugging Face config.json, a YAML of layers, a "
                              "SCALE-Sim topology.csv, or an ONNX file (tilesim[onnx])")
     parser.add_argument("--phase", choices=("prefill", "decode"), help="of a transformer; a network of layers has none")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences or items (default 1)")
+    parser.add_argument("--batch", type=int, metavar="N", help="sequences or items (default 1, or what an ONNX file fixes)")
     parser.add_argument("--prompt", type=int, metavar="N", help="prefill: tokens of each sequence (default 512)")
     parser.add_argument("--context", type=int, metavar="N",
                         help="decode: tokens attended to, the new one included (default 2048)")
     parser.add_argument("--layers", type=int, metavar="N", help="simulate the first N layers of the model")
-    for name in ("weights", "activations", "kv", "embedding"):
+    for name in ("weights", "activations", "kv"):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"number format of {name}, such as int4-g128; default: --dtype")
+    parser.add_argument("--embedding", metavar="NAME", help="number format of embedding tables and head; default: that of the "
+                        "weights, but 16 bits where weights have fewer")
 
 
 def _add_op(commands: Any) -> None:
@@ -168,6 +170,7 @@ def _add_show(commands: Any) -> None:
 def _workload(arguments: argparse.Namespace) -> Workload | Inference:
     from .workloads.network import inference, is_network
     from .workloads.phases import decode, prefill
+    from .workloads.shipped import load_model
 
     if is_network(arguments.model):
         for option in ("phase", "prompt", "context", "layers", "kv", "embedding"):
@@ -177,6 +180,7 @@ def _workload(arguments: argparse.Namespace) -> Workload | Inference:
         return inference(arguments.model, batch=arguments.batch, dtype=arguments.dtype, weights=arguments.weights,
                          activations=arguments.activations)
     if arguments.phase is None:
+        load_model(arguments.model)                     # a name that is none is a better complaint than a missing phase
         raise ConfigError("a transformer runs in a phase", key="--phase", allowed=("prefill", "decode"),
                           mend="add --phase prefill or --phase decode")
     stray = {"prefill": "context", "decode": "prompt"}[arguments.phase]
@@ -184,14 +188,15 @@ def _workload(arguments: argparse.Namespace) -> Workload | Inference:
         meant = {"prefill": "--prompt N", "decode": "--context N"}[arguments.phase]
         raise ConfigError(f"--{stray} makes no sense with --phase {arguments.phase}", key=f"--{stray}",
                           value=getattr(arguments, stray), mend=f"use {meant}, or the other phase")
+    batch = 1 if arguments.batch is None else arguments.batch
     prompt = 512 if arguments.prompt is None else arguments.prompt
     context = 2048 if arguments.context is None else arguments.context
     formats: dict[str, Any] = {
         "layers": arguments.layers, "dtype": arguments.dtype, "weights": arguments.weights, "activations": arguments.activations,
         "kv": arguments.kv, "embedding": arguments.embedding}
     if arguments.phase == "prefill":
-        return prefill(arguments.model, prompt=prompt, batch=arguments.batch, **formats)
-    return decode(arguments.model, context=context, batch=arguments.batch, **formats)
+        return prefill(arguments.model, prompt=prompt, batch=batch, **formats)
+    return decode(arguments.model, context=context, batch=batch, **formats)
 
 
 def _run(arguments: argparse.Namespace) -> int:

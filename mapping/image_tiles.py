@@ -59,15 +59,18 @@ def whole_output(op: Convolution | Pool) -> ImageTile:
     return ImageTile(0, op.batch, 0, op.out_height, 0, op.out_width)
 
 
-def tile_size(op: Convolution | Pool, *, positions: int | None = None, input_elements: int | None = None) -> TileSize:
+def tile_size(
+    op: Convolution | Pool, *, positions: int | None = None, input_elements: int | None = None, channels: int | None = None,
+) -> TileSize:
     """The largest tile of at most so many output *positions* and *input_elements* (None: any number), evenly divided; at least one
-    position."""
+    position. *channels* are on chip at a time (None: all)."""
+    held = op.channels if channels is None else channels
     most_positions = op.positions if positions is None else positions
     most_input = op.input_elements if input_elements is None else input_elements
 
     def fits(images: int, rows: int, cols: int) -> bool:
         needed = _extent(op.height, rows, op.filter_height, op.stride) * _extent(op.width, cols, op.filter_width, op.stride)
-        return images * rows * cols <= most_positions and images * needed * op.channels <= most_input
+        return images * rows * cols <= most_positions and images * needed * held <= most_input
 
     def most(extent: int, fit: Callable[[int], bool]) -> int:
         """The largest extent that fits, or 1, in pieces as equal as they can be."""
@@ -148,16 +151,17 @@ def input_window(op: Convolution | Pool, tile: ImageTile, source: Operand, chann
 
 
 def loaded_window(
-    op: Convolution | Pool, tile: ImageTile, loaded: View, around: ImageTile, channel: int, channels: int,
+    op: Convolution | Pool, tile: ImageTile, loaded: View, around: ImageTile, channel: int, channels: int, held: int | None = None,
 ) -> tuple[View, Patches]:
-    """As ``input_window``, but of *loaded*: what *around* needs, all channels, contiguous on chip."""
+    """As ``input_window``, but of *loaded*: what *around* needs, contiguous on chip, *held* channels of it (None: all)."""
+    pixel = op.channels if held is None else held
     held_rows, held_columns = _loaded_rows(op, around), _columns(op, around)
-    line, count, columns = held_columns.count * op.channels, _loaded_rows(op, tile), _columns(op, tile)
+    line, count, columns = held_columns.count * pixel, _loaded_rows(op, tile), _columns(op, tile)
     if _skips_rows(op):
         first, stride_rows = (tile.row - around.row) * op.filter_height, op.filter_height
     else:
         first, stride_rows = _rows(op, tile).first - _rows(op, around).first, op.stride
     offset = (loaded.offset + ((tile.image - around.image) * held_rows + first) * line
-              + (columns.first - held_columns.first) * op.channels + channel)
-    window = View((tile.images, count, columns.count, channels), (held_rows * line, line, op.channels, 1), offset, loaded.buffer)
+              + (columns.first - held_columns.first) * pixel + channel)
+    window = View((tile.images, count, columns.count, channels), (held_rows * line, line, pixel, 1), offset, loaded.buffer)
     return window, _patches(op, tile, stride_rows)

@@ -265,22 +265,45 @@ def lower_pool(op: Operator, operands: tuple[Operand, ...], site: Site) -> Segme
     """Operands: image, output."""
     assert isinstance(op, Pool)
     tiler, (image, out) = Tiler(op.name, operands, site), operands
-    size = _lane_tile(op, image, out, site, None)
+    held = _channels_in_room(op, image, out, site)
+    size = _lane_tile(op, image, out, site, None, held)
     for tile in size.tiles(op):
-        rows, patches = _image_rows(op, tile, image, tiler)
-        window = out.window((tile.positions, op.channels), offset=tile.start(op) * op.channels)
-        sink = tiler.sink(window)
-        tiler.lanes(f"{op.function}_pool", (rows,), (sink,), patches=patches)
-        tiler.commit(window, sink)
-    return tiler.build(unit=site.target.vpu, images_tile=size.images, rows_tile=size.rows)
+        for channel, channels in tiles(op.channels, held):
+            source, patches = input_window(op, tile, image, channel, channels)
+            rows = source
+            if not image.resident:
+                rows, patches = loaded_window(op, tile, tiler.read(source), tile, 0, channels, channels)
+            window = out.window((tile.positions, channels), (op.channels, 1), tile.start(op) * op.channels + channel)
+            sink = tiler.sink(window)
+            tiler.lanes(f"{op.function}_pool", (rows,), (sink,), patches=patches)
+            tiler.commit(window, sink)
+    return tiler.build(unit=site.target.vpu, images_tile=size.images, rows_tile=size.rows, channels_tile=held)
 
 
-def _lane_tile(op: Convolution | Pool, image: Operand, out: Operand, site: Site, sums: DType | None) -> TileSize:
-    """The tile that the lanes take: two of them in each pool that they pass, the sums' own beside the output's."""
+def _channels_in_room(op: Pool, image: Operand, out: Operand, site: Site) -> int:
+    """All channels, or as many as one window has room for: half of the pool that it passes; evenly divided, in whole units of
+    storage."""
+    if image.resident:
+        return op.channels
+    window = min(op.filter_height, op.height) * min(op.filter_width, op.width)
+    most = max(1, site.room.activation_bytes // 2 * 8 // image.dtype.bits // window)
+    if most >= op.channels:
+        return op.channels
+    unit = max(storage_unit(image.dtype)[0], storage_unit(out.dtype)[0])
+    held = -(-op.channels // -(-op.channels // most))
+    return max(unit, held // unit * unit)
+
+
+def _lane_tile(
+    op: Convolution | Pool, image: Operand, out: Operand, site: Site, sums: DType | None, channels: int | None = None,
+) -> TileSize:
+    """The tile that the lanes take: two of them in each pool that they pass, the sums' own beside the output's. *channels* are
+    taken at a time (None: all)."""
+    held = op.channels if channels is None else channels
     bits = (0 if out.resident else out.dtype.bits) + (sums.bits if sums is not None else 0)
-    most = site.room.vector_bytes // 2 * 8 // (bits * op.channels) if bits else op.positions
+    most = site.room.vector_bytes // 2 * 8 // (bits * held) if bits else op.positions
     most_input = None if image.resident else site.room.activation_bytes // 2 * 8 // image.dtype.bits
-    return tile_size(op, positions=most, input_elements=most_input)
+    return tile_size(op, positions=most, input_elements=most_input, channels=held)
 
 
 def _image_rows(op: Convolution | Pool, tile: ImageTile, image: Operand, tiler: Tiler) -> tuple[View, Patches]:

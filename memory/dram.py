@@ -281,7 +281,8 @@ class DramSystem:
         seconds = end_ps / PS_PER_S
         moved = self.read_burst_bytes + self.written_burst_bytes
         return {
-            "summary": f"{self.config.stacks} × {device.name}, {self.config.channels} channels, {self.config.control.scheduler}",
+            "summary": f"{self.config.stacks} × {device.name}, {self.config.channels} "
+                       f"channel{'s' if self.config.channels > 1 else ''}, {self.config.control.scheduler}",
             **counts,
             "read_burst_bytes": self.read_burst_bytes, "written_burst_bytes": self.written_burst_bytes,
             "achieved_bytes_per_s": moved / seconds if seconds else 0.0, "peak_bytes_per_s": self.peak_bytes_per_s,

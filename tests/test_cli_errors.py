@@ -134,3 +134,10 @@ def test_an_alias_that_holds_itself_is_refused(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "chip.yaml").write_text("name: &x [*x]\n")
     assert main(["show", str(tmp_path / "chip.yaml")]) == 2
     assert "nested" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_model_is_not_asked_for_a_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--arch", "hbm-npu", "--model", "resnet-5", "--batch", "2"]) == 2
+    complaint = capsys.readouterr().err
+    assert "Did you mean 'resnet-50'" in complaint
+    assert "phase" not in complaint

@@ -13,6 +13,7 @@ from tilesim.mapping.mapper import map_graph
 from tilesim.run import run_graph
 from tilesim.sim.report import Report
 from tilesim.workloads.model import ModelConfig
+from tilesim.workloads.parallel import shard
 from tilesim.workloads.single import gemm
 
 MODEL = ModelConfig(name="small", family="llama", layers=2, hidden=512, heads=8, kv_heads=4, head_dim=64, intermediate=1024,
@@ -102,7 +103,12 @@ def test_a_machine_without_links_is_told_what_to_add(capsys: pytest.CaptureFixtu
 
 def test_heads_that_do_not_divide_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--arch", "hbm-npu", "--model", "llama-3.2-1b", "--phase", "decode", "--tp", "16"]) == 2
-    assert "heads = 8, which 16 devices cannot share evenly" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert "heads = 8, which 16 devices cannot share evenly" in complaint
+    offered = complaint.split("allowed: ")[1].split(".")[0].split(", ")
+    assert offered
+    for devices in offered:                         # not what divides that one size: what divides the model
+        shard(tilesim.decode("llama-3.2-1b", context=64).lower(), int(devices))
 
 
 def test_convolutions_are_not_done_once_on_every_device() -> None:

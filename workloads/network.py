@@ -167,10 +167,10 @@ def is_network(model: str) -> bool:
 
 
 def load_network(
-    model: str | Path | NetworkConfig | TopologyConfig | OnnxConfig, batch: int = 1,
+    model: str | Path | NetworkConfig | TopologyConfig | OnnxConfig, batch: int | None = None,
 ) -> NetworkConfig | TopologyConfig | OnnxConfig:
     """The network that *model* means: a value as it is, a shipped name, a YAML file, a SCALE-Sim topology CSV, or an ONNX file,
-    whose open batch is *batch*."""
+    whose open batch is *batch* (None: 1)."""
     if isinstance(model, NetworkConfig | TopologyConfig | OnnxConfig):
         return model
     if str(model).endswith(".onnx"):
@@ -186,16 +186,19 @@ def load_network(
 
 
 def inference(
-    model: str | Path | NetworkConfig | TopologyConfig | OnnxConfig, batch: int = 1, *, dtype: str = "bf16",
+    model: str | Path | NetworkConfig | TopologyConfig | OnnxConfig, batch: int | None = None, *, dtype: str = "bf16",
     weights: str | None = None, activations: str | None = None,
 ) -> Inference:
-    """One pass of *batch* items through a network (a shipped name, a YAML file, a SCALE-Sim topology CSV, an ONNX file)."""
-    batch = positive_count("batch", batch)
+    """One pass of *batch* items through a network (a shipped name, a YAML file, a SCALE-Sim topology CSV, an ONNX file); without
+    *batch* one, or as many as an ONNX file fixes."""
+    batch = None if batch is None else positive_count("batch", batch)
     acts = parse_dtype(activations or dtype)
     if acts.group:
         raise ConfigError(f"activations are {acts.name!r}; group scales are for weights", key="activations", value=acts.name,
                           mend="state --activations, for instance bf16")
-    return Inference(model=load_network(model, batch), batch=batch, weights=parse_dtype(weights or dtype),
+    network = load_network(model, batch)
+    items = network.batch if isinstance(network, OnnxConfig) else (batch or 1)
+    return Inference(model=network, batch=items, weights=parse_dtype(weights or dtype),
                      activations=acts)
 
 

@@ -42,8 +42,9 @@ class OnnxConfig(Config):
     scalars: dict[str, float]
 
 
-def read_onnx(path: Path, batch: int) -> OnnxConfig:
-    """The model in the file *path* for *batch* items; a ConfigError when it cannot be read or leaves sizes open."""
+def read_onnx(path: Path, batch: int | None) -> OnnxConfig:
+    """The model in the file *path* for *batch* items (None: what the file fixes, else 1); a ConfigError when it cannot be read,
+    leaves sizes open, or fixes another batch."""
     try:
         import onnx
         from onnx import helper, numpy_helper, shape_inference
@@ -53,7 +54,7 @@ def read_onnx(path: Path, batch: int) -> OnnxConfig:
         raise ConfigError("no such file", file=str(path))
     try:
         model = onnx.load(str(path), load_external_data=False)
-        _set_batch(model.graph.input, {tensor.name for tensor in model.graph.initializer}, batch, path)
+        batch = _set_batch(model.graph.input, {tensor.name for tensor in model.graph.initializer}, batch, path)
         graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     except ConfigError:
         raise
@@ -81,17 +82,21 @@ def read_onnx(path: Path, batch: int) -> OnnxConfig:
                       outputs=tuple(value.name for value in graph.output), scalars=scalars)
 
 
-def _set_batch(inputs: Any, stored: set[str], batch: int, path: Path) -> None:
-    """Write *batch* into the first dimension of every input that leaves it open; refuse a fixed one that is another."""
-    for value in inputs:
-        dims = value.type.tensor_type.shape.dim
-        if value.name in stored or not dims:
-            continue
-        if not dims[0].HasField("dim_value"):
-            dims[0].dim_value = batch
-        elif batch not in (1, dims[0].dim_value):
-            raise ConfigError(f"input {value.name!r} has a first dimension of {dims[0].dim_value}; a batch of {batch} is wanted",
-                              file=str(path), key="--batch", value=batch, mend="leave --batch out, or export with an open batch")
+def _set_batch(inputs: Any, stored: set[str], batch: int | None, path: Path) -> int:
+    """Write the batch into the first dimension of every input that leaves it open, and return it; refuse a fixed one that is
+    another."""
+    first = {value.name: value.type.tensor_type.shape.dim[0] for value in inputs
+             if value.name not in stored and value.type.tensor_type.shape.dim}
+    fixed = {name: int(dim.dim_value) for name, dim in first.items() if dim.HasField("dim_value")}
+    if batch is not None and fixed and batch not in fixed.values():
+        name, size = next(iter(fixed.items()))
+        raise ConfigError(f"input {name!r} has a first dimension of {size}; a batch of {batch} is wanted", file=str(path),
+                          key="--batch", value=batch, mend="leave --batch out, or export with an open batch")
+    items = batch if batch is not None else next(iter(fixed.values()), 1)
+    for dim in first.values():
+        if not dim.HasField("dim_value"):
+            dim.dim_value = items
+    return items
 
 
 def _size(dim: Any, name: str, path: Path) -> int:

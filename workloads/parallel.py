@@ -39,7 +39,32 @@ class Sharded:
 
 
 def shard(graph: OperatorGraph, ranks: int) -> Sharded:
-    """What each of *ranks* devices runs of *graph*; a ConfigError that names the operator that cannot be divided."""
+    """What each of *ranks* devices runs of *graph*; a ConfigError that names the operator that cannot be divided, and says how many
+    devices can share all of them."""
+    try:
+        return _shard(graph, ranks)
+    except _UnevenError as error:
+        choices = tuple(str(n) for n in range(2, _MOST_OFFERED + 1) if _divides(graph, n))
+        raise ConfigError(error.message, key="--tp", allowed=choices, mend=None if choices else "leave --tp out") from None
+
+
+class _UnevenError(ConfigError):
+    """A size that the devices do not divide."""
+
+
+#: Numbers of devices that an error offers.
+_MOST_OFFERED = 64
+
+
+def _divides(graph: OperatorGraph, ranks: int) -> bool:
+    try:
+        _shard(graph, ranks)
+    except ConfigError:
+        return False
+    return True
+
+
+def _shard(graph: OperatorGraph, ranks: int) -> Sharded:
     if ranks < 1:
         raise ConfigError(f"{ranks} devices; one or more are wanted", key="--tp", value=ranks)
     if ranks == 1:
@@ -213,9 +238,7 @@ class _Sharder:
 
     def _check(self, op: Operator, what: str, size: int) -> None:
         if size % self.ranks:
-            choices = [str(n) for n in range(2, min(size, 64) + 1) if size % n == 0]
-            raise ConfigError(f"{op.name}: {what} = {size}, which {self.ranks} devices cannot share evenly", key="--tp",
-                              value=self.ranks, allowed=tuple(choices))
+            raise _UnevenError(f"{op.name}: {what} = {size}, which {self.ranks} devices cannot share evenly", key="--tp")
 
 
 _RULES: dict[type[Operator], Callable[[_Sharder, Operator], None]] = {

@@ -102,6 +102,24 @@ def test_pooling_equals_its_definition(sizes: dict[str, Any], channels: int, fun
     equals_numpy(builder.graph, toy_target(**machine))
 
 
+@pytest.mark.parametrize("function", ["max", "average"])
+@pytest.mark.parametrize(("window", "stride", "padding"), [(7, 7, 0), (5, 3, 2)])
+def test_a_pooling_whose_window_does_not_fit_takes_some_channels_at_a_time(
+    function: str, window: int, stride: int, padding: int, toy_target: MakeTarget, equals_numpy: Check,
+) -> None:
+    """7 × 7 × 60 elements are 5880 bytes; spilled activations have 1 KiB."""
+    positions = (7 + 2 * padding - window) // stride + 1
+    builder = GraphBuilder("pool")
+    image = Tensor("image", (4, 7, 7, 60), BF16, "input")
+    out = Tensor("out", (4, positions, positions, 60), BF16, "output")
+    builder.add(Pool(name="pool", inputs=(image,), outputs=(out,), function=function, channels=60, batch=4, height=7, width=7,
+                     filter_height=window, filter_width=window, out_height=positions, out_width=positions, stride=stride,
+                     pad_top=padding, pad_left=padding))
+    program = equals_numpy(builder.graph, toy_target(sram_kib=16))
+    assert program.steps[0].segment.notes["channels_tile"] < 60
+    assert (loaded_bytes(program, "input") == 2 * 4 * 7 * 7 * 60) == (stride == window)
+
+
 @quick
 @given(batch=st.integers(1, 4), width=st.integers(1, 9), hidden=st.integers(1, 9), steps=st.integers(1, 3), machine=machines)
 def test_a_chain_of_lstm_steps_equals_numpy(batch: int, width: int, hidden: int, steps: int, machine: dict[str, Any],

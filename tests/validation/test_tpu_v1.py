@@ -65,7 +65,7 @@ def test_the_chip_is_that_of_its_paper() -> None:
 
 
 def test_weights_in_flight_never_exceed_the_fifo() -> None:
-    """Half the FIFO cannot be faster; a FIFO of one quarter-size tile must be slower: the fixed share binds."""
+    """A FIFO of a quarter of a tile, for four tiles, must be slower: the room that the chip fixes binds."""
     workload = tilesim.inference("tpu-v1-mlp1", batch=168, dtype="int8")
     whole = tilesim.simulate(CHIP, workload).seconds
     tiny = tilesim.simulate(CHIP, workload, sets=("parts.buffers.stream=16 KiB",)).seconds
