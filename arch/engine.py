@@ -22,7 +22,6 @@ from ..memory.sram import SramConfig
 from ..memory.traffic import Traffic
 from ..sim.clock import Clock
 from ..sim.energy import EnergyLedger
-from ..sim.errors import ConfigError
 from ..sim.program import Compute, Load, Segment, Store, TileProgram
 from ..sim.timeline import Timeline
 from ..sim.units import PS_PER_S
@@ -221,13 +220,7 @@ class Engine:
                               *(link.config.bandwidth_bytes_per_s for link in (*self._inward, *self._outward)))
         if self.fabric is not None:
             dma_bytes_per_s += self.fabric.wires.out_bytes_per_s(self.fabric.devices)
-        left = self.sram.peak_bytes_per_s - dma_bytes_per_s
-        if left <= 0:
-            raise ConfigError(
-                f"the ports of {self.sram_name!r} move {self.sram.peak_bytes_per_s:.4g} B/s each way; DMA alone may need "
-                f"{dma_bytes_per_s:.4g} B/s", key=f"parts.{self.sram_name}.bank_width", value=self.sram.bank_width_bytes,
-                mend=f"raise parts.{self.sram_name}.banks or bank_width, or narrow the links")
-        return left / PS_PER_S
+        return self.sram.compute_bytes_per_s(self.sram_name, dma_bytes_per_s) / PS_PER_S
 
     def _ports_done_ps(self, start_ps: int, cost: RecordCost, at_least_ps: int) -> int:
         """When a record that works from *start_ps* for *at_least_ps* has moved its SRAM bytes."""

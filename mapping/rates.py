@@ -26,12 +26,12 @@ def rates_of(machine: MachineConfig) -> tuple[Rates, Windows]:
         read_bytes_per_s=min([found.bytes_per_s, *(link.bandwidth_bytes_per_s for link in inward)]),
         write_bytes_per_s=min([found.bytes_per_s, *(link.bandwidth_bytes_per_s for link in outward)]),
         latency_s=found.latency_s + sum(link.latency_ps for link in inward) / PS_PER_S, issue_s=dma.issue_cycles / dma.clock_hz,
-        port_bytes_per_s=max(1.0, sram.peak_bytes_per_s - min([memory.peak_bytes_per_s, *widths])),
+        port_bytes_per_s=sram.compute_bytes_per_s(sram_name, min([memory.peak_bytes_per_s, *widths])),
         max_in_flight=dma.max_in_flight, pause_s=found.pause_s, pause_every_s=found.pause_every_s,
         stripe_bytes=found.stripe_bytes,
         dram_pj_per_byte=_pj_per_byte(memory) + sum(BITS_PER_BYTE * link.energy_pj_per_bit for link in inward),
         sram_pj_per_byte=BITS_PER_BYTE * (sram.read_energy_pj_per_bit + sram.write_energy_pj_per_bit) / 2,
-        static_w=machine.static_power_w + sram.static_power_w)
+        static_w=machine.rest_power_w + sram.static_power_w)
     return rates, found.windows
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..sim.config import Config
+from ..sim.errors import ConfigError
 from ..sim.units import Bytes, Hertz, PicojoulesPerBit, Watts
 
 
@@ -40,6 +41,16 @@ class SramConfig(Config):
     def bytes_per_cycle(self) -> int:
         """Bytes that all read ports (or all write ports) move in one cycle."""
         return self.banks * self.bank_width_bytes
+
+    def compute_bytes_per_s(self, name: str, dma_bytes_per_s: float) -> float:
+        """What the ports leave to the compute units, each way, beside DMA at its most; a ConfigError for part *name* where that is
+        nothing."""
+        left = self.peak_bytes_per_s - dma_bytes_per_s
+        if left <= 0:
+            raise ConfigError(f"the ports of {name!r} move {self.peak_bytes_per_s:.4g} B/s each way; DMA alone may need "
+                              f"{dma_bytes_per_s:.4g} B/s", key=f"parts.{name}.bank_width", value=self.bank_width_bytes,
+                              mend=f"raise parts.{name}.banks or bank_width, or narrow the links")
+        return left
 
     @property
     def peak_bytes_per_s(self) -> float:
