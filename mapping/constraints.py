@@ -86,16 +86,17 @@ class Constraints(Config):
         return ConfigError(f"{operator}: {error.message}", file=file, line=line, key=".".join(where), value=error.value,
                            allowed=error.allowed, mend=error.mend)
 
-    def check(self, operators: Iterable[str]) -> None:
-        """Refuse a pattern that no name of *operators* matches."""
-        names = tuple(operators)
-        for pattern in self.operators:
-            if any(fnmatchcase(name, pattern) for name in names):
-                continue
-            alike = tuple(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
-            file, line = self._document.mark(("operators", pattern)) if self._document is not None else (None, None)
-            raise ConfigError(f"operators.{pattern}: no operator has such a name", file=file, line=line, key=f"operators.{pattern}",
-                              value=pattern, allowed=alike)
+    def check(self, products: Iterable[str]) -> None:
+        """Refuse what constrains nothing: a pattern that none of the matrix *products* matches, any field where there is none."""
+        names = tuple(products)
+        alike = tuple(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+        idle = [pattern for pattern in self.operators if not any(fnmatchcase(name, pattern) for name in names)]
+        where = ("operators", idle[0]) if idle else ("gemm",)
+        if idle or (not names and self.gemm != GemmConstraints()):
+            file, line = self._document.mark(where) if self._document is not None else (None, None)
+            what = "no matrix product has such a name" if idle else "there is no matrix product"
+            raise ConfigError(f"{'.'.join(where)}: {what}", file=file, line=line, key=".".join(where), value=where[-1],
+                              allowed=alike)
 
 
 def load_constraints(path: str | Path) -> Constraints:

@@ -83,6 +83,8 @@ def _lines(notes: Mapping[str, Any]) -> Iterator[str]:
                f"k {other['split_k']}, tiles m {other['m_tile']} k {other['k_tile']} n {other['n_tile']}, "
                f"block {other['n_block']}: {other['predicted']['cycles']:,} cycles")
         yield f"  lost: {other['lost_because']}"
+    else:
+        yield "runner-up none: plans of other structures are this one by another name, or their estimates were far off"
 
 
 def _nest(notes: Mapping[str, Any]) -> Iterator[str]:

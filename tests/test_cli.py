@@ -79,6 +79,24 @@ def test_single_operators_run(operator: list[str], capsys: pytest.CaptureFixture
     assert report["bounds"]["ratio"] >= 1
 
 
+def test_a_mapping_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mapping.yaml").write_text("gemm: {k_tile: 64}\n")
+    assert main(["op", "gemm", "128", "256", "512", "--arch", "hbm-npu", "--mapping", str(tmp_path / "mapping.yaml"),
+                 "--objective", "edp", "--explain", "--quiet"]) == 0
+    text = capsys.readouterr().out
+    for line in (r"for k in 0..512 step 64", "bytes   DRAM: A 131.1 kB, B 262.1 kB read, C 65.54 kB written; scratchpad:",
+                 "predicted ", "mappings fit", "runner-up "):
+        assert line in text
+
+
+def test_the_first_layers_of_a_model_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--layers", "2", "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {op["layer"] for op in report["operators"]} == {None, 0, 1}
+    assert main([*RUN, "--layers", "13"]) == 2
+    assert "gpt2 has 12" in capsys.readouterr().err
+
+
 def test_options_may_stand_before_the_operator(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["op", "--quiet", "--arch", "hbm-npu", "gemm", "8", "64", "32", "--json", "-"]) == 0
     before = capsys.readouterr().out

@@ -178,8 +178,35 @@ def test_impossible_constraints_are_refused() -> None:
 def test_constraints_that_name_no_operator_are_refused_with_the_nearest_name(tmp_path: Path) -> None:
     path = tmp_path / "mapping.yaml"
     path.write_text("operators:\n  gem:\n    gemm: {k_tile: 128}\n")
-    with pytest.raises(ConfigError, match=r"(?s)mapping.yaml:2: operators.gem: no operator.*Did you mean 'gemm'"):
+    with pytest.raises(ConfigError, match=r"(?s)mapping.yaml:2: operators.gem: no matrix product.*Did you mean 'gemm'"):
         map_graph(single.gemm(4, 4, 4), load_machine("hbm-npu"), constraints=load_constraints(path))
     path.write_text("gemm:\n  k_til: 128\n")
     with pytest.raises(ConfigError, match=r"(?s)mapping.yaml:2.*k_tile"):
         load_constraints(path)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("gemm: {hold: b, outer: m}\n", r"(?s)mapping.yaml:1.*hold: b wants outer: n"),
+    ("gemm: {n_tile: 128, n_block: 200}\n", r"(?s)mapping.yaml:1.*n_block is 200: must be a multiple of n_tile, 128"),
+    ("gemm: {unit: lanes, stationary: a}\n", r"(?s)mapping.yaml:1.*stationary: a"),
+    ("gemm: {outer: x}\n", r"(?s)mapping.yaml:1.*outer is 'x'.*m, n"),
+    ("# all of C at once\ngemm:\n  m_tile: 4096\n  n_block: 4096\n", r"mapping.yaml:2: gemm: no mapping of"),
+    ("gemm: {search: exhaustive}\n", r"mapping.yaml:1: gemm: an exhaustive search"),
+])
+def test_constraints_that_cannot_be_kept_are_refused_with_their_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mapping.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        map_graph(single.gemm(4096, 4096, 4096), load_machine("hbm-npu"), constraints=load_constraints(path))
+
+
+def test_constraints_of_products_are_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match="there is no matrix product"):
+        map_graph(single.softmax(8, 64), load_machine("hbm-npu"), constraints=Constraints(gemm=GemmConstraints(k_tile=64)))
+
+
+def test_constraints_are_kept(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"outer": "m", "k_tile": 256, "n_tile": 128, "n_block": 256, "stationary": "a"}
+    [step] = map_graph(single.gemm(512, 1024, 1024), load_machine("hbm-npu"),
+                       constraints=Constraints(gemm=GemmConstraints(**given))).steps
+    assert {key: step.segment.notes[key] for key in given} == given
