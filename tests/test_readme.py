@@ -20,10 +20,17 @@ def test_python_example_runs() -> None:
 
 
 def test_yaml_examples_load(tmp_path: Path) -> None:
+    """A chip has a name; what has none says how products are mapped."""
     from tilesim.arch.machine import load_machine
+    from tilesim.mapping.constraints import load_constraints
 
     blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    for text in blocks:
+    chips = [text for text in blocks if re.search(r"^name: ", text, re.MULTILINE)]
+    assert chips
+    for text in chips:
         (tmp_path / "chip.yaml").write_text(text)
         assert f"name: {load_machine(str(tmp_path / 'chip.yaml')).name}\n" in text
+    for text in blocks:
+        if text not in chips:
+            (tmp_path / "mapping.yaml").write_text(text)
+            assert load_constraints(tmp_path / "mapping.yaml").operators
