@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..arch.machine import DmaConfig, MachineConfig
 from ..memory.dram import DramConfig
 from ..memory.kinds import MemoryConfig
-from ..memory.power import command_energy
+from ..memory.power import command_energy, idle_power_w
 from ..memory.sram import SramConfig
 from ..sim.units import BITS_PER_BYTE, PS_PER_S
 from .memory_rates import Windows, rates_of_memory
@@ -31,8 +31,13 @@ def rates_of(machine: MachineConfig) -> tuple[Rates, Windows]:
         stripe_bytes=found.stripe_bytes,
         dram_pj_per_byte=_pj_per_byte(memory) + sum(BITS_PER_BYTE * link.energy_pj_per_bit for link in inward),
         sram_pj_per_byte=BITS_PER_BYTE * (sram.read_energy_pj_per_bit + sram.write_energy_pj_per_bit) / 2,
-        static_w=machine.rest_power_w + sram.static_power_w)
+        static_w=machine.rest_power_w + sram.static_power_w + _idle_power_w(memory))
     return rates, found.windows
+
+
+def _idle_power_w(memory: MemoryConfig) -> float:
+    """What the memory draws while nothing moves: it lasts as long as the product does."""
+    return memory.channels * idle_power_w(memory.device) if isinstance(memory, DramConfig) else 0.0
 
 
 def _pj_per_byte(memory: MemoryConfig) -> float:
