@@ -75,7 +75,8 @@ def _lines(notes: Mapping[str, Any]) -> Iterator[str]:
     yield (f"predicted {cost['cycles']:,} cycles ({si_text(cost['seconds'], 's')}): arrays {si_text(cost['arrays_s'], 's')}, "
            f"lanes {si_text(cost['lanes_s'], 's')}, memory {si_text(cost['memory_s'], 's')} overlap; "
            f"{si_text(cost['energy_j'], 'J')}; {cost['records']:,} records")
-    yield (f"search  {notes['considered']:,} mappings fit, {notes['evaluated']:,} estimated (the others excluded by their bound), "
+    excluded = " (the others excluded by their bound)" if notes["evaluated"] < notes["considered"] else ""
+    yield (f"search  {notes['considered']:,} mappings fit, {notes['evaluated']:,} estimates{excluded}, "
            f"{notes['judged']:,} timed record by record")
     other = notes.get("runner_up")
     if other is not None:
