@@ -34,7 +34,8 @@ def _ring(ranks: int) -> Steps:
 
 def _direct(ranks: int) -> Steps:
     """One step: everyone gives everyone its ranks-th."""
-    return (tuple((a, b, Fraction(1, ranks)) for a in range(ranks) for b in range(ranks) if a != b),)
+    share = Fraction(1, ranks)
+    return (tuple((a, b, share) for a in range(ranks) for b in range(ranks) if a != b),)
 
 
 def _halving(ranks: int) -> Steps:
@@ -86,7 +87,11 @@ LEAST_SENT: Mapping[str, Callable[[int], Fraction]] = {
 def hops_and_sent(function: str, algorithm: str, ranks: int) -> tuple[int, float]:
     """Steps one after another, and the part of the buffer that the busiest device sends in all of them."""
     steps = ALGORITHMS[function][algorithm](ranks)
-    sent = [sum((share for step in steps for source, _, share in step if source == rank), Fraction(0)) for rank in range(ranks)]
+    sent = [Fraction(0)] * ranks
+    times = Counter(map(id, steps))                      # a ring's steps are one and the same
+    for step in {id(step): step for step in steps}.values():
+        for source, _, share in step:
+            sent[source] += times[id(step)] * share
     return len(steps), float(max(sent))
 
 

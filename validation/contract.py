@@ -35,8 +35,13 @@ def compare(
 ) -> Row:
     """Compare *got* with *expected*.
 
-    Inside the measured spread [low, high] the error is 0, outside it is measured from the nearer edge.
+    Inside the measured spread [low, high] the error is 0, outside it is measured from the nearer edge. What is no number is skipped
+    with that reason, so that one row cannot spoil the mean of its group.
     """
+    if not math.isfinite(expected):
+        return skip(case, group, None, "the measured figure is no number", **more)
+    if not math.isfinite(got):
+        return skip(case, group, expected, "the row's figures make no prediction", **more)
     if expected == 0:
         return Row(case, group, expected, got, None, got == 0, None, more)
     nearest = expected if low is None or high is None else min(max(got, low), high)

@@ -30,7 +30,7 @@ from .gpu_llmcompass import LLMCOMPASS_COLUMNS, llmcompass_rows
 from .gpu_micro import micro_rows
 from .gpu_power import power_rows
 from .gpu_published import PUBLISHED_COLUMNS, published_rows
-from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, VECTOR_OPS, RawRow, lacking, number, predict_kernels, read_table
+from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, UNPREDICTABLE, VECTOR_OPS, RawRow, lacking, number, predict_kernels, read_table
 from .gpu_serving import SERVING_COLUMNS, serving_rows
 from .gpu_whole import whole_rows
 
@@ -40,6 +40,8 @@ SHIPPED = Path(__file__).resolve().parent / "data" / "gpu_measured.csv"
 TOLERANCE_PCT = {"gemm": 13.0, "attention_decode": 15.0, "attention_prefill": 20.0, "moe": 30.0,
                  **dict.fromkeys(VECTOR_OPS, 20.0), **dict.fromkeys(OPERATIONS, 25.0)}
 UNCALIBRATED_TOLERANCE_PCT = {"gemm": 22.0, "attention_decode": 25.0}
+#: What tells rows apart that have no id.
+_KEY_COLUMNS = ("device", "dtype", "op", "m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len", "ranks")
 _SIZES = ((20.0, "lt20us"), (200.0, "20to200us"), (float("inf"), "gt200us"))
 
 
@@ -47,7 +49,9 @@ def validate(reference: Path | None = None, plots: Path | None = None, *, cross_
     """Score every known table under *reference* (our shipped rows without it); plots go to the folder *plots*. *cross_validate*
     also fits anew without the rows and the boards that are predicted (minutes)."""
     gpus = known_gpus(reference)
-    tables = {path.stem: read_table(path) for path in (csv_files(reference) if reference is not None else [SHIPPED, CENT])}
+    tables: dict[str, list[dict[str, str]]] = {}
+    for path in csv_files(reference) if reference is not None else [SHIPPED, CENT]:
+        tables[path.stem if path.stem not in tables else str(path.with_suffix(""))] = read_table(path)
     if not any(_is_known(set(table[0])) for table in tables.values() if table):
         raise ConfigError("no table of measured or published GPU rows", file=str(reference),
                           mend="see the columns of the suite in the documentation")
@@ -74,7 +78,7 @@ def score(
         if columns >= FLOOR_COLUMNS:
             floors |= {(r["device"], r["op"], r["dtype"]): (number(r, "t0_us"), number(r, "eta2")) for r in table}
         elif columns >= MEASURED_COLUMNS:
-            rows += measured_rows(table, gpus)
+            rows += measured_rows(_with_ids(table), gpus)
         elif columns >= LLMCOMPASS_COLUMNS:
             rows += llmcompass_rows(table, gpus)
         elif columns >= PUBLISHED_COLUMNS:
@@ -88,6 +92,17 @@ def score(
         rows += cross_rows(known, gpus, timed_row)
     rows = [with_floor(row, floors) for row in _numbered(rows)]
     return ValidationResult("gpu", tuple(rows), tuple(summarise(rows)))
+
+
+def _with_ids(table: Sequence[RawRow]) -> list[RawRow]:
+    """*table* with an id of its own for each row: the one it has, or all that tells it from others; `#k` behind the k-th of one."""
+    times: Counter[str] = Counter()
+    named: list[RawRow] = []
+    for raw in table:
+        own = raw.get("row_id") or "/".join(raw.get(column) or "-" for column in _KEY_COLUMNS)
+        times[own] += 1
+        named.append({**raw, "row_id": own if times[own] == 1 else f"{own}#{times[own]}"})
+    return named
 
 
 def _numbered(rows: Sequence[Row]) -> list[Row]:
@@ -115,7 +130,10 @@ def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]
         elif raw["op"] in KERNEL_OPS:
             kernels.append(raw)
         elif raw["op"] in OPERATIONS:
-            rows.append(_collective_row(raw, gpus[raw["device"]]))
+            try:
+                rows.append(_collective_row(raw, gpus[raw["device"]]))
+            except UNPREDICTABLE as error:
+                rows.append(skip(raw["row_id"], raw["op"], _expected_us(raw), f"no prediction: {error}", **_facts(raw)))
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
         assert time is not None
         rows.append(timed_row(raw, float(time.seconds[0]), gpus[raw["device"]]))
@@ -151,7 +169,7 @@ def naive_us(raw: RawRow, gpu: Gpu) -> float:
     """The roofline: least bytes at the pin rate, or operations at peak, or message over link, whichever is longer."""
     bytes_s = number(raw, "bytes", 0.0) / gpu.device.dram_bandwidth_bytes_per_s
     if raw["op"] in OPERATIONS:
-        bytes_s = number(raw, "bytes", 0.0) / gpu.device.link_bandwidth_bytes_per_s
+        return 1e6 * number(raw, "bytes", 0.0) / gpu.device.link_bandwidth_bytes_per_s
     return 1e6 * max(bytes_s, number(raw, "flops", 0.0) / gpu.peak_flops_per_s(raw["dtype"] or "bf16"))
 
 
@@ -179,7 +197,7 @@ def slices(row: Row) -> list[str]:
     """Further groups that count *row*."""
     if row.more.get("held"):
         return [f"{row.group}:held"]
-    if row.more.get("op") is None or row.expected is None:
+    if row.more.get("op") is None or row.expected is None or not np.isfinite(row.expected):
         return []
     size = next(name for limit, name in _SIZES if row.expected < limit)
     names = [f"{row.group}:{size}", f"{row.group}@{row.more['device']}:{row.more['dtype']}"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..arch.gpu_config import Gpu, GpuDevice, assemble, shipped_gpus
+from ..sim.errors import ConfigError
 from .gpu_rows import number, read_table
 
 DEVICE_COLUMNS = {"device", "arch", "sm_or_cu", "max_mhz", "dram_GBps", "l2_MB", "fp32_TFLOPs", "bf16_TFLOPs", "tdp_W"}
@@ -38,7 +39,13 @@ def known_gpus(reference: Path | None) -> dict[str, Gpu]:
             continue
         for row in table:
             name = row["device"]
-            gpus[name] = with_overrides(gpus[name], row, shipped_rows.get(name, {})) if name in gpus else from_row(row)
+            if name in gpus:
+                gpus[name] = with_overrides(gpus[name], row, shipped_rows.get(name, {}))
+                continue
+            try:
+                gpus[name] = from_row(row)
+            except (ValueError, ZeroDivisionError, ConfigError):
+                continue                            # too little to make a board of: its rows are skipped with that reason
     return gpus
 
 
@@ -59,7 +66,10 @@ def with_overrides(gpu: Gpu, row: Mapping[str, str], shipped_row: Mapping[str, s
 
 def from_row(row: Mapping[str, str]) -> Gpu:
     """A board that only the table knows: its figures, and per-SM rates of its architecture's family."""
-    family = _FAMILIES.get(row["arch"], "ampere")
+    told = row["arch"].replace(" ", "").lower()
+    family = next((family for name, family in _FAMILIES.items() if name.lower() in told), None)
+    if family is None:
+        raise ValueError(f"no architecture is known as {row['arch']!r}")
     if number(row, "dram_GBps") < _HBM_FROM_GB_PER_S:
         family = _GRAPHICS_DIES.get(family, family)
     sms, clock_hz = int(number(row, "sm_or_cu")), number(row, "max_mhz") * 1e6

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
 from .gpu_models import SHAPES, Engine, Shape, step
-from .gpu_rows import RawRow, note, number
+from .gpu_rows import UNPREDICTABLE, RawRow, note, number
 from .gpu_serving import VLLM_HOST_US_PER_SEQUENCE
 
 #: Reported, not promised: what the engine does between steps is not in the rows.
@@ -52,7 +52,10 @@ def energy_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]:
             continue
         wanted = {f"{raw['row_id']}/J_per_token": ("e2e_energy", number(raw, "value")),
                   f"{raw['row_id']}/itl_us": ("e2e_itl", number(raw, "median_us"))}
-        found = _predict(raw, gpus)
+        try:
+            found = _predict(raw, gpus)
+        except UNPREDICTABLE as error:
+            found = f"no prediction: {error}"
         for case, (group, expected) in wanted.items():
             if isinstance(found, str):
                 rows.append(skip(case, group, expected, found, device=raw["device"]))

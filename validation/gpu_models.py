@@ -91,6 +91,7 @@ SHAPES = {
     "gpt2-large": Shape(36, 1280, 20, 20, 64, 5120, 50257, gated=False),
     "bert-large": Shape(24, 1024, 16, 16, 64, 4096, 30522, gated=False),
     "gpt3-xl": Shape(24, 2048, 24, 24, 128, 8192, 50257, gated=False),
+    "gpt3-175b": Shape(96, 12288, 96, 96, 128, 49152, 50257, gated=False),
     "gpt3-2.7b": Shape(32, 2560, 32, 32, 80, 10240, 50257, gated=False),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
-from .gpu_rows import KERNEL_OPS, RawRow, note, number, predict_kernels
+from .gpu_rows import KERNEL_OPS, UNPREDICTABLE, RawRow, note, number, predict_kernels
 
 TOLERANCE_PCT = 10.0
 #: Times of these kernels, reported apart: one run of one framework each, and the host paces the smaller 8-bit products (50, 75
@@ -33,7 +33,11 @@ def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], reasons: Mappin
         if not number(raw, "power_w") > 0 or raw["op"] in KERNEL_OPS:
             continue
         if raw["op"] == "roofline" and raw["device"] in gpus:
-            rows.append(_sweep_row(raw, gpus[raw["device"]]))
+            try:
+                rows.append(_sweep_row(raw, gpus[raw["device"]]))
+            except UNPREDICTABLE as error:
+                reason = f"no prediction: {error}"
+                rows.append(skip(raw["row_id"], "power:roofline", number(raw, "power_w"), reason, device=raw["device"]))
         elif raw["op"] == "power":
             rows.append(skip(raw["row_id"], "power:power", number(raw, "power_w"),
                              "the kernel's operation and byte counts are not in the row", device=raw["device"]))

@@ -17,7 +17,7 @@ from ..arch.gpu_config import ELEMENT_BYTES, Gpu, assemble
 from .contract import Row, compare, skip
 from .gpu_models import SHAPES, Engine, Shape, Step, cache_bytes_per_token, generation_s, step
 from .gpu_published_ops import board_named, decode_attention, grouped_gemm, narrow_weights
-from .gpu_rows import RawRow, number
+from .gpu_rows import UNPREDICTABLE, RawRow, number
 from .gpu_serving import open_loop
 
 PUBLISHED_COLUMNS = {"device", "n_dev", "kind", "name", "shape", "batch", "isl", "osl", "dtype", "framework", "metric", "value"}
@@ -39,7 +39,7 @@ ENGINES: dict[str, tuple[str, Engine]] = {
     **dict.fromkeys(("llama.cpp CUDA int8", "llama.cpp CUDA (2025)"), ("fused-2025", Engine(0.0, "graph"))),
     "llama.cpp": ("fused-2025", Engine(0.0, "graph", dequantises_from_tokens=64)),
 }
-_MODELS = {"llama7b": "llama-7b", "llama27b": "llama-7b", "llama13b": "llama-13b", "llama213b": "llama-13b",
+MODELS = {"llama7b": "llama-7b", "llama27b": "llama-7b", "llama13b": "llama-13b", "llama213b": "llama-13b",
            "llama70b": "llama-70b", "llama270b": "llama-70b", "llama38b": "llama-3-8b", "llama318b": "llama-3-8b",
            "llama3170b": "llama-3-70b", "llama31405b": "llama-3-405b", "gptj6b": "gpt-j-6b", "falcon180b": "falcon-180b",
            "dsr1llama8b": "llama-3-8b", "dsr1qwen15b": "qwen2.5-1.5b", "dsr1qwen14b": "qwen2.5-14b",
@@ -81,7 +81,10 @@ def _row(raw: RawRow, stem: str, gpus: Mapping[str, Gpu]) -> Row:
     if (raw.get("quality") or "").startswith("C"):
         return skip(case, group, value, "quality C: dominated by an effect that a hardware model should not reproduce")
     predict = _predictor(raw)
-    got = predict(raw, board) if predict is not None else None
+    try:
+        got = predict(raw, board) if predict is not None else None
+    except UNPREDICTABLE as error:
+        return skip(case, group, value, f"no prediction: {error}")
     if got is None:
         return skip(case, group, value, f"no model of {raw['name']!r} with {raw['framework'] or 'this framework'!r}")
     return compare(case, group, value, got, TOLERANCE_PCT, device=raw["device"], quality=raw.get("quality") or "")
@@ -143,7 +146,7 @@ def _attention(raw: RawRow, gpu: Gpu) -> float | None:
 
 def shape_of(name: str) -> Shape | None:
     """The shape of a model by its printed name; punctuation and case do not matter."""
-    return SHAPES.get(_MODELS.get(re.sub(r"[^a-z0-9]", "", name.lower()), ""))
+    return SHAPES.get(MODELS.get(re.sub(r"[^a-z0-9]", "", name.lower()), ""))
 
 
 def _engine(raw: RawRow, gpu: Gpu) -> tuple[Gpu, Engine] | None:
@@ -199,7 +202,7 @@ def _max_load(raw: RawRow, gpu: Gpu) -> float | None:
 
 def _serving(raw: RawRow, gpu: Gpu) -> float | None:
     """A figure of an online run: requests arrive at the rate in the row, the engine batches them continuously."""
-    model = _MODELS.get(re.sub(r"[^a-z0-9]", "", raw["name"].lower()))
+    model = MODELS.get(re.sub(r"[^a-z0-9]", "", raw["name"].lower()))
     rate = re.search(r"qps=(INF|[\d.]+)", raw["batch"])
     if model is None or rate is None:
         return None

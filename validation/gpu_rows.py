@@ -7,6 +7,7 @@ predicted together, as arrays.
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,12 @@ from ..arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
 from ..arch.gpu_collectives import OPERATIONS
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu
 from ..arch.gpu_kernel import KernelTime
+from ..sim.errors import ConfigError
 
 RawRow = Mapping[str, str]
 
 #: Columns that make a table one of measured operators.
-MEASURED_COLUMNS = {"row_id", "device", "dtype", "op", "m", "n", "k", "median_us", "us_lo", "us_hi", "n_meas", "flag"}
+MEASURED_COLUMNS = {"device", "dtype", "op", "m", "n", "k", "median_us", "us_lo", "us_hi", "n_meas", "flag"}
 VECTOR_OPS = ("rmsnorm", "add_rmsnorm", "layernorm", "softmax", "activation", "rope", "add", "embed")
 KERNEL_OPS = ("gemm", "attention_decode", "attention_prefill", "moe", *VECTOR_OPS)
 #: Flags that say that the data was in L2 when the kernel began.
@@ -34,26 +36,51 @@ SEARCHED_FLAG = "best_of_search"
 _NEEDED = {"gemm": ("m", "n", "k"), "attention_decode": ("batch", "heads", "kv_heads", "head_dim", "kv_len"),
            "attention_prefill": ("batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len"), "moe": ("m", "n", "k"),
            **dict.fromkeys(VECTOR_OPS, ("m", "n")), **dict.fromkeys(OPERATIONS, ("bytes", "ranks"))}
+_NEEDED |= {"e2e_prefill": ("batch", "q_len", "kv_len"), "e2e_decode": ("batch", "q_len", "kv_len"),
+            "e2e_throughput": ("q_len", "kv_len", "value")}
 _NEEDED_NOTES = {"moe": ("experts", "topk")}
+#: Notes that must be numbers above 0 where they are given.
+_NUMERIC_NOTES = {"moe": ("experts", "topk", "ep", "active")}
+#: What a row that cannot be predicted may raise on its way.
+UNPREDICTABLE = (ValueError, KeyError, ZeroDivisionError, OverflowError, ConfigError)
 
 
 def lacking(row: RawRow) -> str | None:
     """Why *row* does not say enough to be predicted, or None."""
-    for column in _NEEDED.get(row["op"], ()):
-        if not number(row, column) > 0:
+    op = row["op"]
+    timed = ("median_us",) if op in _NEEDED and op != "e2e_throughput" else ()
+    for column in (*_NEEDED.get(op, ()), *timed):
+        if not 0 < number(row, column) < math.inf:
             return f"the row gives no {column}"
+    for key in _NUMERIC_NOTES.get(op, ()):
+        text = note(row, key)
+        if text is not None and not _is_positive(text):
+            return f"the row's note {key} is {text!r}, no number above 0"
+    if op == "attention_prefill" and number(row, "kv_len") < number(row, "q_len"):
+        return "the row's cache is shorter than its queries"
+    if op in ("attention_prefill", "attention_decode") and number(row, "heads") % number(row, "kv_heads"):
+        return "the row's heads are no multiple of its KV heads"
+    if op == "gemm" and not number(row, "batch", 1.0) > 0:
+        return "the row gives no batch"
     for key in _NEEDED_NOTES.get(row["op"], ()):
         if note(row, key) is None:
             return f"the row's notes give no {key}"
-    if row["op"] in KERNEL_OPS and row["dtype"] not in ELEMENT_BYTES:
+    if (op in KERNEL_OPS or op.startswith("e2e_")) and row["dtype"] not in ELEMENT_BYTES:
         return f"no model of the number format {row['dtype']!r}"
     return None
 
 
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; empty for a file without a header."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a CSV file; empty for a file without a header. A line with too few cells has empty ones."""
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return list(csv.DictReader(file, restval=""))
 
 
 def number(row: RawRow, column: str, default: float = float("nan")) -> float:
@@ -115,8 +142,12 @@ def predict_group(gpu: Gpu, op: str, dtype: str, rows: Sequence[RawRow]) -> Kern
                                      column("q_len"), column("kv_len"), dtype=dtype, l2_warm=warm)
     if op == "moe":
         return _predict_moe(gpu, dtype, rows, column, warm)
-    name = "gated_activation" if op == "activation" and np.all(column("k", 1.0) == 2) else op
-    return gpu_vector.vector(gpu, name, column("m"), column("n"), dtype=dtype, l2_warm=warm)
+    plain = gpu_vector.vector(gpu, op, column("m"), column("n"), dtype=dtype, l2_warm=warm)
+    is_gated = column("k", 1.0) == 2
+    if op != "activation" or not np.any(is_gated):
+        return plain
+    gated = gpu_vector.vector(gpu, "gated_activation", column("m"), column("n"), dtype=dtype, l2_warm=warm)
+    return KernelTime(*(np.where(is_gated, getattr(gated, field), getattr(plain, field)) for field in KernelTime.__slots__))
 
 
 class _Columns:

@@ -23,6 +23,8 @@ from .gpu_rows import RawRow, number
 
 SERVING_COLUMNS = {"arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s", "tpot_ms"}
 TOLERANCE_PCT = 15.0
+#: No request of a log has more tokens, or takes longer in seconds.
+_MOST = 10_000_000
 #: vLLM's settings: tokens of one iteration, and share of the memory it may take.
 _TOKEN_BUDGET, MEMORY_SHARE = 2048, 0.9
 #: `max_num_seqs` that engines are run with (vLLM's defaults by version and board, and the profiles' 128). A log shows which by the
@@ -62,8 +64,12 @@ def serving_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) ->
     `serving_FRAMEWORK_DEVICE_MODEL_tpN`."""
     match = re.fullmatch(r"serving_[^_]+_([^_]+)_(.+)_tp(\d+)", stem)
     shape = SHAPES.get(_MODELS.get(re.sub(r"[^a-z0-9]", "", match[2].lower()), "")) if match else None
+    reason = ""
     if match is None or shape is None or match[1] not in gpus:
         reason = "the file does not tell board and model"
+    elif not all(0 <= number(r, column) <= _MOST for r in table for column in SERVING_COLUMNS):
+        reason = "a request of the file lacks a time or a length"
+    if reason or match is None or shape is None:
         return [skip(f"{stem}/mean_{metric}_s", "serving", None, reason) for metric in ("ttft", "tpot", "e2e")]
     requests = [Request(number(r, "arrival_s"), int(number(r, "prompt_tokens")), int(number(r, "output_tokens"))) for r in table]
     simulate(requests, gpus[match[1]], shape, int(match[3]), _sequence_limit(table),

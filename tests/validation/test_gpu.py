@@ -14,6 +14,7 @@ from tilesim.validation.gpu_devices import known_gpus
 from tilesim.validation.gpu_models import SHAPES, Engine, step
 from tilesim.validation.gpu_power import steady_power_w
 from tilesim.validation.gpu_rows import MEASURED_COLUMNS, read_table
+from tilesim.validation.gpu_whole import shape_named
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "gpu"
 
@@ -143,3 +144,32 @@ def test_rows_that_say_too_little_are_counted_with_their_reason() -> None:
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no table of measured"):
         validate(tmp_path)
+
+
+def test_no_row_spoils_another() -> None:
+    """Rows that make no prediction are skipped alone; a gated activation is predicted the same beside one that is not."""
+    base = dict.fromkeys((*MEASURED_COLUMNS, "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len", "bytes", "ranks", "value",
+                          "power_w", "extra"), "") | {"device": "H100-SXM5-80GB", "dtype": "bf16", "median_us": "100"}
+    gemm = base | {"op": "gemm", "m": "512", "n": "512", "k": "512"}
+    gated = base | {"op": "activation", "m": "8192", "n": "14336", "k": "2"}
+    moe = gemm | {"op": "moe", "extra": "experts=8;topk=2"}
+    e2e = base | {"op": "e2e_decode", "batch": "8", "q_len": "1", "kv_len": "512", "extra": "model=meta-llama/Llama-2-70b-chat-hf"}
+    odd = [gemm | {"batch": "0"}, gemm | {"median_us": "0"}, gemm | {"median_us": "nan"}, moe | {"extra": "experts=eight;topk=2"},
+           moe | {"extra": "experts=8;topk=2;ep=0"}, e2e | {"batch": ""}, e2e | {"dtype": "fp64"}, e2e | {"extra": "model=none"},
+           base | {"op": "attention_prefill", "batch": "1", "heads": "8", "kv_heads": "8", "head_dim": "64", "q_len": "9",
+                   "kv_len": "4"}]
+    good = [gemm, gated, moe, e2e, base | {"op": "allreduce", "dtype": "int32", "bytes": "1000000", "ranks": "4"}]
+    alone = {raw["op"]: score({"a": [raw]}, known_gpus(None)).rows[0].got for raw in good}
+    rows = score({"a": [*odd, *good, gated | {"k": "1"}]}, known_gpus(None)).rows
+    assert sum(row.skipped is not None for row in rows) == len(odd)
+    together = {str(row.group): row.got for row in rows[::-1] if row.skipped is None}
+    assert all(got == together[op] and got is not None for op, got in alone.items() if op != "activation")
+    assert alone["activation"] in [row.got for row in rows if row.group == "activation"]
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    ("llama2-70b", "llama-70b"), ("Llama-2-70b", "llama-70b"), ("meta-llama/Llama-3.1-8B-Instruct", "llama-3-8b"),
+    ("Mixtral-8x7B-v0.1", "mixtral-8x7b"), ("gpt3_27", "gpt3-2.7b"), ("gpt3_xl", "gpt3-xl"), ("Llama-3.x-405B", "llama-3-405b")])
+def test_models_are_known_by_any_spelling(name: str, shape: str) -> None:
+    assert shape_named(name) == SHAPES[shape]
+    assert shape_named("none") is None
