@@ -30,7 +30,7 @@ class Ran:
     printed: int
     stalls: int
     fetched_bytes: int
-    accesses: GemmAccesses
+    accesses: GemmAccesses[int]
 
     @property
     def cycles(self) -> int:

@@ -8,7 +8,7 @@ The arithmetic, and why it is right, is in :mod:`.systolic_folds`; :mod:`.systol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -92,25 +92,25 @@ def _times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: int) -> Fol
 
 
 @dataclass(frozen=True, slots=True)
-class GemmAccesses:
+class GemmAccesses(Generic[Ints]):
     """Words that the arrays read from and write to their SRAMs for one GEMM (A is the input, B the weights, C the output).
 
     ws, is: the stationary operand is read once, the streamed one once for each fold across it, and every row fold
     writes its partial sums (``output_writes``; all but the first are read back to be added to: ``output_reads``).
     """
 
-    input_reads: int
-    weight_reads: int
-    output_writes: int
-    output_reads: int
+    input_reads: Ints
+    weight_reads: Ints
+    output_writes: Ints
+    output_reads: Ints
 
 
-def gemm_accesses(m: int, k: int, n: int, *, rows: int, cols: int, dataflow: Dataflow) -> GemmAccesses:
-    """The SRAM accesses of one GEMM on one R×C array, without multicast between arrays."""
+def gemm_accesses(m: Ints, k: Ints, n: Ints, *, rows: int, cols: int, dataflow: Dataflow) -> GemmAccesses[Ints]:
+    """The SRAM accesses of one GEMM on one R×C array, without multicast between arrays; elementwise."""
     on_rows, on_cols, _ = spatial_and_temporal(m, k, n, dataflow)
     row_folds, col_folds = -(-on_rows // rows), -(-on_cols // cols)
     if dataflow == "output_stationary":
-        return GemmAccesses(m * k * col_folds, k * n * row_folds, m * n, 0)
+        return GemmAccesses(m * k * col_folds, k * n * row_folds, m * n, 0 * m)
     partial_sums = m * n * row_folds
     if dataflow == "weight_stationary":
         return GemmAccesses(m * k * col_folds, k * n, partial_sums, partial_sums - m * n)

@@ -99,6 +99,49 @@ def _lanes(costs: Floats, at: int, ops: float, read: float, written: float, f: F
 
 
 @compiled
+def _load(
+    records: Ints, costs: Floats, at: int, queue: int, after: int, pool: int, nbytes: int, byte_ps: float, alone_ps: float,
+) -> int:
+    """A tile's load into *pool*; gives the next record's number."""
+    _new(records, costs, at, queue)
+    records[at, I_AFTER], records[at, I_POOL], records[at, I_BYTES] = after, pool, nbytes
+    costs[at, F_STREAM], costs[at, F_FOLDS] = nbytes * byte_ps, nbytes * alone_ps
+    return at + 1
+
+
+@compiled
+def _product(
+    costs: Floats, at: int, p: Ints, f: Floats, tile: Floats, rows: int, depth: int, width: int, accumulates: bool,
+) -> None:
+    """The cost of one tile product."""
+    if p[_ON_ARRAYS]:
+        costs[at, :] = tile[int(rows < p[_M_TILE]), int(depth < p[_K_TILE]), int(width < p[_N_TILE])]
+    else:
+        b_byte = f[_A_BYTE] if p[_UNPACKS] else f[_B_BYTE]
+        _lanes(costs, at, float(rows) * depth * width, rows * depth * f[_A_BYTE] + depth * width * b_byte,
+               float(SUM_BYTES * rows * width), f)
+    if accumulates:
+        costs[at, F_READ] += SUM_BYTES * rows * width
+
+
+@compiled
+def _mark(marks: Ints, p: Ints, outer_step: int, inner_step: int, last: int) -> None:
+    """Note the product *last* of a block where a period is measured from or to."""
+    if inner_step == p[_INNERS] - 1:
+        if outer_step == _FILLING - 1:
+            marks[0] = last
+        if outer_step == p[_OUTERS] - 2:
+            marks[1] = last
+        if outer_step == p[_OUTERS] - 1:
+            marks[4], marks[5] = marks[5], last
+    if outer_step == (_FILLING - 1 if p[_OUTERS] > _FILLING else 0):
+        if inner_step == p[_FILLED] - 1:
+            marks[2] = last
+        if inner_step == p[_INNERS] - 2:
+            marks[3] = last
+
+
+@compiled
 def _epilogue(
     records: Ints, costs: Floats, at: int, p: Ints, f: Floats, rows: int, columns: int, parts: int, last: int, sums_pool: int,
 ) -> int:
@@ -167,12 +210,8 @@ def _write(records: Ints, costs: Floats, at: int, p: Ints, f: Floats, tile: Floa
                     a_bytes = int(np.ceil(rows * depth * f[_A_BYTE]))
                     a = a_loads[k]
                     if a < 0 and not p[_A_HERE]:
-                        _new(records, costs, at, ACTIVATION)
-                        records[at, I_AFTER] = 1
-                        records[at, I_POOL], records[at, I_BYTES] = P_ACTIVATION, a_bytes
-                        costs[at, F_STREAM], costs[at, F_FOLDS] = a_bytes * f[_A_PS], a_bytes * f[_A_ALONE_PS]
                         a = at
-                        at += 1
+                        at = _load(records, costs, at, ACTIVATION, 1, P_ACTIVATION, a_bytes, f[_A_PS], f[_A_ALONE_PS])
                         if p[_HOLD_A]:
                             a_loads[k] = a
                     for j in range(n_tiles):
@@ -180,12 +219,8 @@ def _write(records: Ints, costs: Floats, at: int, p: Ints, f: Floats, tile: Floa
                         b_bytes = int(np.ceil(depth * width * f[_B_BYTE]))
                         b = b_loads[k * in_block + j]
                         if b < 0 and not p[_B_HERE]:
-                            _new(records, costs, at, b_queue)
-                            records[at, I_AFTER] = 1 - p[_B_STREAMS]
-                            records[at, I_POOL], records[at, I_BYTES] = b_pool, b_bytes
-                            costs[at, F_STREAM], costs[at, F_FOLDS] = b_bytes * f[_B_PS], b_bytes * f[_B_ALONE_PS]
                             b = at
-                            at += 1
+                            at = _load(records, costs, at, b_queue, 1 - p[_B_STREAMS], b_pool, b_bytes, f[_B_PS], f[_B_ALONE_PS])
                             if p[_HOLD_B]:
                                 b_loads[k * in_block + j] = b
                         plain = int(np.ceil(depth * width * f[_A_BYTE]))
@@ -203,14 +238,7 @@ def _write(records: Ints, costs: Floats, at: int, p: Ints, f: Floats, tile: Floa
                         records[at, I_AFTER] = 1 if p[_A_HERE] or not p[_B_STREAMS] else 0
                         if k % deep == 0 and j == 0:
                             records[at, I_POOL], records[at, I_BYTES] = sums_pool, SUM_BYTES * rows * columns
-                        added_to = SUM_BYTES * rows * width if k % deep > 0 else 0
-                        if on_arrays:
-                            costs[at, :] = tile[int(rows < p[_M_TILE]), int(depth < p[_K_TILE]), int(width < p[_N_TILE])]
-                        else:
-                            _lanes(costs, at, float(rows) * depth * width,
-                                   rows * depth * f[_A_BYTE] + depth * width * (f[_A_BYTE] if p[_UNPACKS] else f[_B_BYTE]),
-                                   float(SUM_BYTES * rows * width), f)
-                        costs[at, F_READ] += added_to
+                        _product(costs, at, p, f, tile, rows, depth, width, k % deep > 0)
                         if p[_UNPACKS]:
                             _frees(records, at, P_VECTOR, plain)
                         elif not p[_B_HERE] and (not p[_HOLD_B] or inner == inner_blocks - 1):
@@ -222,18 +250,7 @@ def _write(records: Ints, costs: Floats, at: int, p: Ints, f: Floats, tile: Floa
                         if k == 0 and j == 0 and pending_rows > 0:
                             at = _epilogue(records, costs, at, p, f, pending_rows, pending_columns, parts, pending_last, sums_pool)
                             pending_rows = 0
-                if inner_step == p[_INNERS] - 1:
-                    if outer_step == _FILLING - 1:
-                        marks[0] = last
-                    if outer_step == p[_OUTERS] - 2:
-                        marks[1] = last
-                    if outer_step == p[_OUTERS] - 1:
-                        marks[4], marks[5] = marks[5], last
-                if outer_step == (_FILLING - 1 if p[_OUTERS] > _FILLING else 0):
-                    if inner_step == p[_FILLED] - 1:
-                        marks[2] = last
-                    if inner_step == p[_INNERS] - 2:
-                        marks[3] = last
+                _mark(marks, p, outer_step, inner_step, last)
                 if on_arrays:
                     pending_rows, pending_columns, pending_last = rows, columns, last
                 else:
@@ -381,7 +398,7 @@ def _tile_costs(p: Plans, task: GemmTask, array: SystolicConfig) -> Floats:
         left, right = np.where(p.swap > 0, n, m), np.where(p.swap > 0, m, n)
         preload, last_start, end = gemm_times(left, k, right, array)
         stream = spatial_and_temporal(left, k, right, array.dataflow)[2]
-        words = gemm_accesses(left, k, right, rows=array.rows, cols=array.cols, dataflow=array.dataflow)  # type: ignore[arg-type]
+        words = gemm_accesses(left, k, right, rows=array.rows, cols=array.cols, dataflow=array.dataflow)
         cell = found[:, at[0], at[1], at[2]]
         cell[:, F_PRELOAD], cell[:, F_FOLDS] = preload * cycle_ps, (last_start - preload) * cycle_ps
         cell[:, F_STREAM], cell[:, F_DRAIN] = stream * cycle_ps, (end - last_start - stream) * cycle_ps

@@ -58,7 +58,26 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatch(Operator):
+class Routed(Operator):
+    """An operator on the rows of a layer of experts, as :class:`Routing` deals them round."""
+
+    rows: int
+    hidden: int
+    active: int
+    top_k: int
+
+    @property
+    def routing(self) -> Routing:
+        return Routing(self.rows, self.top_k, self.active)
+
+    @property
+    def grouped_elements(self) -> tuple[int, ...]:
+        """Elements of each group's tensor ``[experts, rows of each, hidden]``."""
+        return tuple(experts * rows * self.hidden for experts, rows in self.routing.groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch(Routed):
     """Choose the experts of each row, and lay the rows out expert by expert.
 
     inputs: x ``[rows, hidden]``, router scores ``[rows, experts]``, and the weights of experts that no row takes, which are not
@@ -68,20 +87,11 @@ class Dispatch(Operator):
 
     kind = "dispatch"
 
-    rows: int
-    hidden: int
     experts: int
-    active: int
-    top_k: int
-
-    @property
-    def routing(self) -> Routing:
-        return Routing(self.rows, self.top_k, self.active)
 
     def operand_elements(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         idle = tuple(tensor.elements for tensor in self.inputs[2:])
-        grouped = tuple(experts * rows * self.hidden for experts, rows in self.routing.groups)
-        return (self.rows * self.hidden, self.rows * self.experts, *idle), (self.rows * self.top_k, *grouped)
+        return (self.rows * self.hidden, self.rows * self.experts, *idle), (self.rows * self.top_k, *self.grouped_elements)
 
     @property
     def vector_flops(self) -> int:
@@ -92,7 +102,7 @@ class Dispatch(Operator):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Combine(Operator):
+class Combine(Routed):
     """y[row] = Σ over its choices j of share[row, j] · the expert's result for the row.
 
     inputs: shares ``[rows, top_k]``, and the groups' results as :class:`Dispatch` laid them out; output ``[rows, hidden]``.
@@ -100,18 +110,8 @@ class Combine(Operator):
 
     kind = "combine"
 
-    rows: int
-    hidden: int
-    active: int
-    top_k: int
-
-    @property
-    def routing(self) -> Routing:
-        return Routing(self.rows, self.top_k, self.active)
-
     def operand_elements(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        grouped = tuple(experts * rows * self.hidden for experts, rows in self.routing.groups)
-        return (self.rows * self.top_k, *grouped), (self.rows * self.hidden,)
+        return (self.rows * self.top_k, *self.grouped_elements), (self.rows * self.hidden,)
 
     @property
     def vector_flops(self) -> int:
