@@ -9,7 +9,7 @@ from ..arch.systolic import gemm_cycles
 from ..workloads.operators import Attention
 from .gemm_heuristic import check_format
 from .target import ACCUMULATORS, ACTIVATION, STREAM, TILE_BYTES, VECTOR, Site
-from .tiles import Operand, must_dequantize, tiles
+from .tiles import Operand, tiles
 
 #: Keys that the lanes take at a time at most; ASSUMED: a longer row of scores saves no work, only records.
 _LANE_KEYS = 8192
@@ -104,7 +104,7 @@ def _fits(tile: AttentionTile, heads: Heads, q: Operand, kv: Operand, site: Site
     scores, sums = 4 * m * tile.kv_tokens, 4 * m * heads.head_dim
     packed = 2 * q.dtype.bytes_for(m * heads.head_dim)                     # queries in, results out
     lanes = q.dtype.bytes_for(m * tile.kv_tokens) + 8 * m + packed
-    if must_dequantize(kv.dtype, q.dtype):
+    if site.target.must_dequantize(kv.dtype, q.dtype):
         lanes += 2 * q.dtype.bytes_for(keys)
     on_lanes = tile.unit == site.target.vpu
     wanted = {

@@ -26,7 +26,7 @@ def choose_plan(op: Gemm, operands: tuple[Operand, ...], site: Site, blocked: bo
 
     A B that is stored already in the tiles of a like operator, whose other operands live elsewhere, is taken in those.
     """
-    task = GemmTask.of(op, operands, blocked)
+    task = GemmTask.of(op, operands, blocked, site.target)
     constraints, layout = site.constraints.of(op.name).gemm, operands[1].layout
     try:
         choice = choose_gemm(task, site, constraints)
@@ -82,8 +82,8 @@ class _GemmLowering:
                     outer_before = outer
                 self._block(batch, m, rows, n, columns)
         self._finish_pending()
-        return self.tiler.build(**notes_of(self.choice, GemmTask.of(self.op, self.tiler.operands, self.b.layout is not None),
-                                           self.site))
+        task = GemmTask.of(self.op, self.tiler.operands, self.b.layout is not None, self.site.target)
+        return self.tiler.build(**notes_of(self.choice, task, self.site))
 
     def _blocks(self) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         """((m, rows), (n, columns)) of the blocks of C in loop order."""

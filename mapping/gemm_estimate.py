@@ -215,7 +215,7 @@ def _products(p: Plans, task: GemmTask, site: Site) -> _Work:
     lane_total, sram, first, last = np.zeros(len(p)), np.zeros(len(p)), np.zeros(len(p)), np.zeros(len(p))
     port = target.rates.port_bytes_per_s / array.clock_hz
     lane_port = target.rates.port_bytes_per_s / lanes.clock_hz
-    b_bits = task.a.bits if task.unpacks else task.b.bits
+    b_bits = float(task.a.bits if task.unpacks else task.b.bits_per_element)
     for m, m_count in _pieces(task.m, p.m_tile):
         for k, k_count in _pieces(task.k, p.k_tile):
             for n, n_count in _pieces(task.n, p.n_tile):

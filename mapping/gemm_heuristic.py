@@ -14,7 +14,7 @@ from .gemm_estimate import DEQUANTIZE_OPS
 from .gemm_space import GemmPlan, GemmTask
 from .storage import storage_unit
 from .target import TILE_BYTES, Site
-from .tiles import floor_to, must_dequantize
+from .tiles import floor_to
 
 #: Columns of B that the lanes want at least in a tile before they split k: below, partial sums cost as much as products.
 _LANE_COLUMNS = 8
@@ -33,7 +33,7 @@ def choose_unit(m: int, k: int, n: int, batch: int, dtypes: tuple[DType, DType],
     """The arrays or the lanes, whichever is sooner done; unpacking B occupies the lanes in either case."""
     target = site.target
     a_dtype, b_dtype = dtypes
-    unpack_s = (DEQUANTIZE_OPS * batch * k * n / target.lanes.peak_ops_per_s) if must_dequantize(b_dtype, a_dtype) else 0.0
+    unpack_s = (DEQUANTIZE_OPS * batch * k * n / target.lanes.peak_ops_per_s) if target.must_dequantize(b_dtype, a_dtype) else 0.0
     array_s = gemm_cycles(m, k, n, target.array, batch).total / target.array.clock_hz
     lanes_s = target.lanes.product_s(batch * m * k * n)
     return target.mxu if max(array_s, unpack_s) <= lanes_s + unpack_s else target.vpu

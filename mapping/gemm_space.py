@@ -20,8 +20,8 @@ from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..workloads.operators import Gemm
 from .storage import storage_unit
-from .target import Site
-from .tiles import Operand, must_dequantize
+from .target import Site, Target
+from .tiles import Operand
 
 Ints = npt.NDArray[np.int64]
 Hold = Literal["none", "a", "b"]
@@ -52,18 +52,15 @@ class GemmTask:
     b_blocked: bool                                    # stored in the order of its tiles, whatever they are
     transposed: bool
     has_bias: bool
+    unpacks: bool = False                              # the lanes unpack B before it is multiplied
 
     @classmethod
-    def of(cls, op: Gemm, operands: tuple[Operand, ...], blocked: bool) -> GemmTask:
+    def of(cls, op: Gemm, operands: tuple[Operand, ...], blocked: bool, target: Target) -> GemmTask:
         """The task of *op* on *operands*; *blocked*: whether B may be stored as its tiles want it."""
         a, b, c = operands[0], operands[1], operands[-1]
         return cls(op.m, op.k, op.n, op.batch, a.dtype, b.dtype, c.dtype, a.resident, b.resident, c.resident,
-                   b.is_streamed or b.resident, blocked, op.weight_transposed, op.has_bias)
-
-    @property
-    def unpacks(self) -> bool:
-        """Whether the lanes unpack B before it is multiplied."""
-        return must_dequantize(self.b, self.a)
+                   b.is_streamed or b.resident, blocked, op.weight_transposed, op.has_bias,
+                   target.must_dequantize(b.dtype, a.dtype))
 
     @property
     def packs_n(self) -> bool:

@@ -390,7 +390,7 @@ def _tile_costs(p: Plans, task: GemmTask, array: SystolicConfig) -> Floats:
     """[plans, 2, 2, 2, F_SIZE]: products of full and ragged tiles on the arrays."""
     found = np.zeros((len(p), 2, 2, 2, F_SIZE))
     cycle_ps = PS_PER_S / array.clock_hz
-    b_bits = float(task.a.bits if task.unpacks else task.b.bits)
+    b_bits = float(task.a.bits if task.unpacks else task.b.bits_per_element)
     extents = [(np.minimum(size, whole), whole - (whole - 1) // size * size)
                for whole, size in ((task.m, p.m_tile), (task.k, p.k_tile), (task.n, p.n_tile))]
     for at in np.ndindex(2, 2, 2):

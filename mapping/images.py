@@ -24,7 +24,7 @@ from .gemm_heuristic import check_format
 from .image_tiles import ImageTile, TileSize, input_window, loaded_elements, loaded_window, tile_size
 from .storage import Blocked, storage_unit, whole_units
 from .target import TILE_BYTES, Site
-from .tiles import Operand, Tiler, accumulator_dtype, floor_to, must_dequantize, permute, tiles
+from .tiles import Operand, Tiler, accumulator_dtype, floor_to, permute, tiles
 
 #: Tiles of output that a convolution is cut into at least when its filters can be held, so that what the lanes do after the last
 #: product is a short tail. ASSUMED; a search over tilings would overturn it.
@@ -44,7 +44,7 @@ def choose_filter_tile(op: Convolution, dtypes: tuple[DType, DType], site: Site)
     a_dtype, b_dtype = dtypes
     array, room = site.target.array, site.room
     elements = int(min(TILE_BYTES, room.stream_bytes // 4) * 8 / b_dtype.bits_per_element)
-    if must_dequantize(b_dtype, a_dtype):
+    if site.target.must_dequantize(b_dtype, a_dtype):
         elements = min(elements, room.vector_bytes // 4 * 8 // a_dtype.bits)
     n = min(op.group_filters, array.cols * array.arrays)
     k = floor_to(max(1, elements // n), array.rows)
@@ -119,7 +119,7 @@ class ConvPlan:
 def plan_conv(op: Convolution, image: Operand, filters: Operand, site: Site) -> ConvPlan:
     """The loop order that moves the fewest bytes from DRAM; of equals the one that holds filters."""
     tile = choose_filter_tile(op, (image.dtype, filters.dtype), site)
-    room, unpacked = site.room, not must_dequantize(filters.dtype, image.dtype)
+    room, unpacked = site.room, not site.target.must_dequantize(filters.dtype, image.dtype)
     all_bytes = filters.dtype.bytes_for(op.k * op.filters)
     strip_bytes = filters.dtype.bytes_for(op.k * tile.n)
     strips = op.groups * -(-op.group_filters // tile.n)

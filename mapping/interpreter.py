@@ -260,10 +260,10 @@ class DeviceRun:
         return self.program.tensors[step.operands[view.operand]].dtype
 
     def _check_formats(self, step: Step, record: Compute) -> None:
-        formats = [self._dtype(step, view) for view in record.reads]
+        formats = [dtype for dtype in (self._dtype(step, view) for view in record.reads) if dtype.base not in self.program.widens]
         if record.function not in READS_PACKED and any(dtype.group for dtype in formats):
             raise MappingFault(f"{step.operator}: {record.function} reads packed elements")
-        if record.function == "matmul" and formats[0] != formats[1] and formats[0].bits > formats[1].bits:
+        if record.function == "matmul" and len(formats) > 1 and formats[0].bits > formats[1].bits:
             raise MappingFault(f"{step.operator}: a product of {formats[0].name} and {formats[1].name}")
 
     @staticmethod

@@ -75,7 +75,7 @@ def target_of(machine: MachineConfig, alignment_bytes: int) -> Target:
     mxu, array = machine.only(SystolicConfig, "systolic")
     vpu, lanes = machine.only(VectorConfig, "vector")
     return Target(machine.name, memory, dram.capacity_bytes, alignment_bytes, sram, scratchpad.capacity_bytes, mxu, array, vpu,
-                  lanes, FixedShares(scratchpad.accumulators_bytes, scratchpad.stream_bytes), *rates_of(machine))
+                  lanes, FixedShares(scratchpad.accumulators_bytes, scratchpad.stream_bytes), scratchpad.widens, *rates_of(machine))
 
 
 def map_graph(
@@ -124,7 +124,8 @@ def map_to_target(
             produces=tuple(numbers[t.name] for t in (*use.scratch, *use.writes) if t.name in residents.lives),
             retires=tuple(numbers[name] for name in dict.fromkeys(t.name for t in use.all)
                           if name in residents.lives and residents.lives[name].dies == index)))
-    return TileProgram(tuple(places.values()), room.pools(target.sram), {target.sram: room.resident_bytes}, tuple(steps))
+    return TileProgram(tuple(places.values()), room.pools(target.sram), {target.sram: room.resident_bytes}, tuple(steps),
+                       target.widens)
 
 
 def _lower(op: Operator, operands: tuple[Operand, ...], site: Site) -> Segment:

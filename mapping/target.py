@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..arch.systolic import SystolicConfig
 from ..arch.vector import VectorConfig
+from ..sim.dtypes import DType
 from ..sim.program import Pool
 from .constraints import Constraints
 from .memory_rates import AllAlike, Windows
@@ -98,8 +99,13 @@ class Target:
     vpu: str
     lanes: VectorConfig
     shares: FixedShares = FREE
+    widens: tuple[str, ...] = ()                       # formats that the scratchpad's operand ports widen
     rates: Rates = Rates()
     windows: Windows = field(default=AllAlike(), compare=False, repr=False)      # what windows in DRAM get of the rate
+
+    def must_dequantize(self, dtype: DType, wanted: DType) -> bool:
+        """Whether elements of *dtype* are unpacked on the lanes before they meet operands of format *wanted*."""
+        return (bool(dtype.group) or dtype.bits < wanted.bits) and dtype.base not in self.widens
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class Tiler:
 
     def converted(self, view: View, dtype: DType, wanted: DType) -> View:
         """The contiguous *view* in the format that the matrix product wants, dequantised on the lanes when it is packed."""
-        if not must_dequantize(dtype, wanted):
+        if not self.site.target.must_dequantize(dtype, wanted):
             return view
         plain = self.temporary("dequantized", view.shape, wanted, self.site.target.vpu)
         self.lanes("dequantize", (view,), (plain,))
@@ -131,6 +131,3 @@ class Tiler:
         return segment
 
 
-def must_dequantize(dtype: DType, wanted: DType) -> bool:
-    """Whether elements of *dtype* are unpacked on the lanes before they meet operands of format *wanted*."""
-    return bool(dtype.group) or dtype.bits < wanted.bits

@@ -16,7 +16,9 @@ class SramConfig(Config):
 
     A tile that is spread over all banks moves at most ``banks × bank_width`` bytes a cycle each way. Where the hardware fixes them,
     ``accumulators`` is what partial sums have to themselves, and ``stream`` the most that streamed operands (weights, KV cache)
-    occupy, as in a weight FIFO; left out, the mapper shares the capacity out.
+    occupy, as in a weight FIFO; left out, the mapper shares the capacity out. ``widens`` are the number formats (their group scales
+    applied) that converters at the operand ports bring to the format of the other operand, free of time; products in other mixed
+    formats wait for the vector unit to unpack them.
     """
 
     type: Literal["sram"]
@@ -29,6 +31,7 @@ class SramConfig(Config):
     static_power_w: Watts
     accumulators_bytes: Annotated[Bytes, Field(gt=0)] | None = None
     stream_bytes: Annotated[Bytes, Field(gt=0)] | None = None
+    widens: tuple[Literal["fp16", "bf16", "fp8", "fp4", "int8", "int4"], ...] = ()
 
     @model_validator(mode="after")
     def _shares_fit(self) -> SramConfig:

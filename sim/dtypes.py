@@ -23,6 +23,11 @@ class DType:
     scale_bits: int = 0
 
     @property
+    def base(self) -> str:
+        """The name without the group."""
+        return self.name.partition("-g")[0]
+
+    @property
     def bits_per_element(self) -> Fraction:
         """Storage bits for one element, its share of the group scale included."""
         return Fraction(self.bits) + (Fraction(self.scale_bits, self.group) if self.group else 0)

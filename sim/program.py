@@ -188,6 +188,7 @@ class TileProgram:
     pools: tuple[Pool, ...]
     resident_bytes: Mapping[str, int]        # SRAM part → bytes set aside for resident tensors
     steps: tuple[Step, ...]
+    widens: tuple[str, ...] = ()             # number formats that the SRAM's operand ports widen
 
     @property
     def macs(self) -> int:

@@ -25,13 +25,14 @@ EXACT_FUNCTIONS = {"add", "mul", "relu", "relu_mul"}
 
 
 def make_target(sram_kib: float = 16, rows: int = 4, cols: int = 4, arrays: int = 2, lanes: int = 8,
-                memory_mib: int = 64, dataflow: Dataflow = "weight_stationary") -> Target:
+                memory_mib: int = 64, dataflow: Dataflow = "weight_stationary", widens: tuple[str, ...] = ()) -> Target:
     """A machine small enough that everything is tiled."""
     array = SystolicConfig(type="systolic", rows=rows, cols=cols, arrays=arrays, clock_hz=1e9,
                            dataflow=dataflow, dtypes=("bf16", "int8"), mac_energy_pj={"bf16": 1.0, "int8": 0.2})
     vector = VectorConfig(type="vector", lanes=lanes, clock_hz=1e9, latency_cycles=4, exp_ops=4, op_energy_pj=1.0,
                           mac_energy_pj=2.0)
-    return Target("toy", "dram", memory_mib << 20, 256, "sram", int(sram_kib * 1024), "arrays", array, "lanes", vector)
+    return Target("toy", "dram", memory_mib << 20, 256, "sram", int(sram_kib * 1024), "arrays", array, "lanes", vector,
+                  widens=widens)
 
 
 def make_values(graph: OperatorGraph, seed: int) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -10,19 +11,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tilesim.arch.machine import load_machine
 from tilesim.mapping.capacity import broken_capacity_laws
+from tilesim.mapping.dram_image import MappingFault
+from tilesim.mapping.interpreter import interpret
 from tilesim.mapping.mapper import map_graph, map_to_target
 from tilesim.mapping.storage import Blocked, storage_unit
 from tilesim.mapping.target import AttentionStyle, Target
+from tilesim.run import run_graph
 from tilesim.sim.dtypes import parse_dtype
 from tilesim.sim.errors import ConfigError
-from tilesim.sim.program import Load, Store, TileProgram
+from tilesim.sim.program import Compute, Load, Store, TileProgram
 from tilesim.workloads import single
 from tilesim.workloads.graph import program_order, totals
 from tilesim.workloads.model import ModelConfig
 from tilesim.workloads.phases import Workload, decode, prefill
 
 MakeTarget = Callable[..., Target]
+MakeValues = Callable[..., dict[str, np.ndarray]]
 
 MODEL = ModelConfig(name="small", family="llama", layers=3, hidden=96, heads=6, kv_heads=2, head_dim=16, intermediate=160,
                     vocab=200, max_positions=256, mlp="gated", activation="silu", norm="rmsnorm", positions="rotary",
@@ -218,3 +224,28 @@ def test_llama_on_the_shipped_chip_streams_its_weights_once_and_fits() -> None:
     loaded = sum(r.nbytes for step in program.steps for r in step.segment.records if isinstance(r, Load))
     assert loaded == sum(totals(graph).external_read_bytes.values()) + 2048 * 2      # the gathered row, besides the head's own
     assert sum(len(step.segment.records) for step in program.steps) < 6000
+
+
+def test_packed_operands_are_multiplied_only_where_ports_widen_them(toy_target: MakeTarget, small_integers: MakeValues) -> None:
+    """Nothing unpacks them then, nothing else changes, and a program for such ports is wrong on a machine without."""
+    graph = single.gemm(8, 32, 64, weights="int8-g8")
+    widened = map_to_target(graph, toy_target(widens=("int8",)))
+    functions = {record.function for record in widened.steps[0].segment.records if isinstance(record, Compute)}
+    assert "dequantize" not in functions
+    assert widened.macs == map_to_target(graph, toy_target()).macs
+    values = small_integers(graph, 0)
+    interpret(widened, values)
+    with pytest.raises(MappingFault, match="packed"):
+        interpret(replace(widened, widens=()), values)
+
+
+def gemv_s(weights: str, *sets: str) -> float:
+    graph = single.gemm(1, 4096, 4096, weights=weights)
+    return run_graph(load_machine("hbm-npu", sets), graph, "gemv", 1, {}).seconds
+
+
+def test_fewer_bits_of_weight_take_less_time_where_ports_widen_them() -> None:
+    """A decode step's products move fewer bytes; unpacking on the lanes would take longer than the bytes that it saves."""
+    seconds = {weights: gemv_s(weights) for weights in ("bf16", "int8", "int4-g128")}
+    assert seconds["int4-g128"] < seconds["int8"] < 0.7 * seconds["bf16"]
+    assert gemv_s("int8", "parts.scratchpad.widens=[]") > seconds["bf16"]

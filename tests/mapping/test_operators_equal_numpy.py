@@ -26,6 +26,7 @@ dims = st.integers(1, 40)
 machines = st.fixed_dictionaries({
     "sram_kib": st.sampled_from([8, 12, 20, 64, 512]), "rows": st.sampled_from([2, 4, 8]), "cols": st.sampled_from([2, 4, 8]),
     "arrays": st.integers(1, 3), "lanes": st.sampled_from([1, 8, 64]),
+    "widens": st.sampled_from([(), ("int8", "int4", "fp8")]),
 })
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 

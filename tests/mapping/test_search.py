@@ -119,6 +119,7 @@ def test_search_is_never_slower_than_the_best_of_several_fixed_rules(shape: tupl
 machines = st.fixed_dictionaries({
     "sram_kib": st.sampled_from([8, 12, 20, 64]), "rows": st.sampled_from([2, 4]), "cols": st.sampled_from([2, 4, 8]),
     "arrays": st.integers(1, 3), "lanes": st.sampled_from([1, 8]),
+    "widens": st.sampled_from([(), ("int8", "int4", "fp8")]),
 })
 
 
