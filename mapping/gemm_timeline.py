@@ -69,6 +69,8 @@ _MARKS = 6
 #: Iterations of a long loop that fill the pipeline; refresh intervals and iterations at least over which the period of the others
 #: is measured; how many iterations there must be for it not to count what the ragged last one takes.
 _FILLING, _PAUSES, _LEAST, _MANY = 2, 16, 2, 8
+#: Plans of no more records are walked to their end: loads that run ahead may last as long as they do.
+_SHORT = 400
 # Columns of rates: bytes of an element of A and B; picoseconds of a cycle of the lanes; lanes; latency; picoseconds of a byte of
 # A, B and C at the memory, and of A and B where a load is alone.
 _A_BYTE, _B_BYTE, _LANE_PS, _LANE_COUNT, _LATENCY, _A_PS, _B_PS, _C_PS, _A_ALONE_PS, _B_ALONE_PS = range(10)
@@ -261,6 +263,16 @@ def _write(records: Ints, costs: Floats, at: int, p: Ints, f: Floats, tile: Floa
 
 
 @compiled
+def _memory_ps(records: Ints, costs: Floats, begin: int, end: int, machine: Floats) -> float:
+    """Picoseconds that the memory works for records [begin, end), its pauses included."""
+    busy = 0.0
+    for i in range(begin, end):
+        if records[i, I_UNIT] <= STORE:
+            busy += costs[i, F_STREAM]
+    return float(busy / (1.0 - machine[M_PAUSE] / machine[M_EVERY]))
+
+
+@compiled
 def _judge(
     plans: Ints, f: Floats, tiles: Floats, more: Floats, machine: Floats, most: Ints, twice: bool, found: Floats,
 ) -> None:
@@ -279,7 +291,9 @@ def _judge(
         rest = 0.0
         for level in range(3):
             if more[i, level] > 0:
-                rest += more[i, level] * (ended[marks[2 * level + 1]] - ended[marks[2 * level]])
+                begin, last = marks[2 * level], marks[2 * level + 1]
+                # What was loaded ahead is used up some day: no period is shorter than the memory works in it.
+                rest += more[i, level] * max(ended[last] - ended[begin], _memory_ps(records, costs, begin + 1, last + 1, machine))
         if end < 0:
             found[i] = -1.0
         else:
@@ -313,8 +327,10 @@ def _walked(p: Plans, task: GemmTask, site: Site, may_skip: bool) -> tuple[tuple
     outer, inner = np.where(p.outer_m > 0, parts_m, parts_n), np.where(p.outer_m > 0, parts_n, parts_m)
     outers, inners = np.ceil(outer).astype(np.int64), np.ceil(inner).astype(np.int64)
     more = np.zeros((len(p), 3))
-    if not may_skip:
-        return (task.batch * one, outers, inners, one), more
+    everything = task.batch * one, outers, inners, one
+    short = _records(p, task, site, everything) <= _SHORT
+    if not may_skip or short.all():
+        return everything, more
     holds = (p.hold_a + p.hold_b) > 0
     a_s, b_s = (rows * (task.k * bits / 8 / site.target.rates.read_bytes_per_s)
                 for rows, bits in ((p.m_tile, task.a.bits), (p.n_block, float(task.b.bits_per_element))))
@@ -327,10 +343,11 @@ def _walked(p: Plans, task: GemmTask, site: Site, may_skip: bool) -> tuple[tuple
     walked_i = np.minimum(inners, filled + inner_window + 1)
     # With nothing held all blocks are alike, whichever loop they are in.
     ragged_o, ragged_i = outer - outers + 1, inner - inners + 1
+    walked_i = np.where(short, inners, walked_i)
     flat = ~holds & (walked_i < inners) & ((ragged_o == 1) | (outers >= _MANY))
     outer_window = np.maximum(_LEAST, np.ceil(measured_s / (block_s * walked_i))).astype(np.int64)
     walked_o = np.where(flat, 1, np.minimum(outers, _FILLING + outer_window + 1))
-    walked_b = np.minimum(task.batch, _FILLING + 1) * one
+    walked_o, walked_b = np.where(short, outers, walked_o), np.where(short, task.batch, np.minimum(task.batch, _FILLING + 1))
     left_o = np.where(walked_o < outers, outer - (walked_o - 1) - ragged_o, 0.0) / outer_window
     left_i = np.where(walked_i < inners, inner - (walked_i - 1) - ragged_i, 0.0)
     left_i = np.where(flat, outer * inner - (inner - left_i), outer * left_i) / inner_window

@@ -33,7 +33,7 @@ def on_ideal_memory(chip: str) -> MachineConfig:
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("shape", [(512, 2048, 512), (16, 2048, 2048), (384, 768, 768), (1, 2048, 1024)], ids=str)
-@pytest.mark.parametrize("weights", ["bf16", "fp4-g32"])         # as they are, and unpacked by the lanes
+@pytest.mark.parametrize("weights", ["bf16", "int8", "fp4-g32"])         # as they are, widened at the ports, unpacked by the lanes
 def test_timeline_is_the_engine_on_an_ideal_memory(shape: tuple[int, int, int], rule: dict[str, Any], weights: str) -> None:
     """Within 1.5 % (the ports, which the engine shares out piece by piece), and the latency of the last store."""
     machine, (m, k, n) = on_ideal_memory("hbm-npu"), shape
