@@ -176,7 +176,7 @@ class _FlashTile:
         """scores = q Kᵀ."""
         parts = self.parts
         queries, keys = self.queries.packed(), parts.keys(self.queries, self.span)
-        parts.tiler.builder.compute(parts.tile.unit, "matmul", (queries, keys), (self.scores,), accumulate=False)
+        parts.tiler.builder.multiply(parts.tile.unit, queries, keys, self.scores, accumulate=False)
 
     def finish(self) -> None:
         """Probabilities against the running maximum, their product with V added to the rescaled output."""
@@ -188,8 +188,8 @@ class _FlashTile:
         tiler.lanes("online_softmax", (queries.by_token(self.scores), *running),
                     (queries.by_token(probabilities), *self.statistics, *carried), scale=parts.op.scale,
                     **mask_params(parts.op, queries.first, queries.rows, self.span))
-        tiler.builder.compute(parts.tile.unit, "matmul", (probabilities, parts.values(queries, self.span)), (self.output,),
-                              accumulate=not self.is_first)
+        tiler.builder.multiply(parts.tile.unit, probabilities, parts.values(queries, self.span), self.output,
+                               accumulate=not self.is_first)
         if self.is_last:
             queries.finish("online_softmax_end", output, self.statistics[1])
 
@@ -227,8 +227,7 @@ class _Unfused(_Parts):
     def _multiply_scores(self, queries: _Queries, span: KeySpan) -> None:
         window = self._window(self.scores, queries, span)
         sums = self.tiler.temporary("scores", window.shape, FP32, self.tile.unit)
-        self.tiler.builder.compute(self.tile.unit, "matmul", (queries.packed(), self.keys(queries, span)), (sums,),
-                                   accumulate=False)
+        self.tiler.builder.multiply(self.tile.unit, queries.packed(), self.keys(queries, span), sums, accumulate=False)
         sink = self.tiler.sink(window)
         self.tiler.lanes("scale", (sums,), (sink,), factor=self.op.scale)
         self.tiler.commit(window, sink)
@@ -252,6 +251,5 @@ class _Unfused(_Parts):
         output = self.tiler.temporary("output", (queries.heads, queries.m, self.heads.head_dim), FP32, self.tile.unit)
         for index, span in enumerate(self._spans()):
             probabilities = self.tiler.read(self._window(self.probabilities, queries, span))
-            self.tiler.builder.compute(self.tile.unit, "matmul", (probabilities, self.values(queries, span)), (output,),
-                                       accumulate=index > 0)
+            self.tiler.builder.multiply(self.tile.unit, probabilities, self.values(queries, span), output, accumulate=index > 0)
         queries.finish("copy", queries.by_token(output))

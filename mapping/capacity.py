@@ -6,8 +6,9 @@ at every record *in program order*, no run of the program can deadlock on room, 
 
 from __future__ import annotations
 
-from collections import Counter
+import numpy as np
 
+from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.program import Segment, TileProgram
 from .target import Site
@@ -15,16 +16,24 @@ from .target import Site
 
 def owned_bytes(segment: Segment) -> dict[str, int]:
     """The most bytes of each pool that the segment owns at once, in program order."""
-    changes: list[tuple[int, int, str, int]] = []
-    for index, buffer in enumerate(segment.buffers):
-        if segment.first_use[index] >= 0:
-            changes.append((segment.first_use[index], 0, buffer.pool, buffer.nbytes))
-            changes.append((segment.last_use[index], 1, buffer.pool, -buffer.nbytes))
-    now: Counter[str] = Counter()
+    first, last = np.array(segment.first_use, np.int64), np.array(segment.last_use, np.int64)
+    sizes: dict[tuple[int, DType], int] = {}
+    pools: dict[str, int] = {}
+    nbytes, pool = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
+    for index, (_, name, elements, dtype) in enumerate(segment.buffers):
+        size = sizes.get((elements, dtype))
+        if size is None:
+            size = sizes[elements, dtype] = dtype.bytes_for(elements)
+        nbytes[index], pool[index] = size, pools.setdefault(name, len(pools))
     most: dict[str, int] = {}
-    for _, _, pool, nbytes in sorted(changes):
-        now[pool] += nbytes
-        most[pool] = max(most.get(pool, 0), now[pool])
+    for name, number in pools.items():
+        mine = (pool == number) & (first >= 0)
+        if mine.any():
+            # A record's buffers are all owned before those that end with it are given back.
+            change = np.zeros(len(segment.records) + 1, np.int64)
+            np.add.at(change, first[mine], nbytes[mine])
+            np.subtract.at(change, last[mine] + 1, nbytes[mine])
+            most[name] = int(change.cumsum().max())
     return most
 
 

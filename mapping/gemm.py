@@ -64,6 +64,7 @@ class _GemmLowering:
         self.choice = choose_plan(op, operands, site, self.b.layout is not None)
         self.plan = self.choice.plan
         self.tiler = Tiler(op.name, operands, site)
+        self._depths = list(tiles(op.k, self.plan.k_tile))
         self._a_tiles: dict[tuple[int, int], View] = {}
         self._b_tiles: dict[tuple[int, int], View] = {}
         self._bias_tile: tuple[int, View] | None = None
@@ -103,24 +104,29 @@ class _GemmLowering:
                  for _ in range(plan.split_k)]
         depth_of_part = ceil_div(ceil_div(op.k, plan.k_tile), plan.split_k) * plan.k_tile
         parts = parts[:ceil_div(op.k, depth_of_part)]
-        for k, depth in tiles(op.k, plan.k_tile):
+        strips = list(tiles(columns, plan.n_tile, n))
+        sums = [[self._placed(View((rows, width), (columns, 1), start - n, buffer=part.buffer)) for start, width in strips]
+                for part in parts]
+        for k, depth in self._depths:
             a = self._a_tile(batch, m, rows, k, depth)
-            total, is_first = parts[k // depth_of_part], k % depth_of_part == 0
-            for n_start, width in tiles(columns, plan.n_tile, n):
-                b = self._b_tile(batch, k, depth, n_start, width)
-                part = View((rows, width), (columns, 1), n_start - n, buffer=total.buffer)
-                self._multiply(a, b, part, accumulate=not is_first)
+            is_added = k % depth_of_part > 0
+            for (n_start, width), c in zip(strips, sums[k // depth_of_part], strict=True):
+                self._multiply(a, self._b_tile(batch, k, depth, n_start, width), c, is_added)
                 if k == 0 and n_start == n:
                     self._finish_pending()
         self._pending = lambda: self._epilogue(batch, m, rows, n, columns, parts)
         if plan.unit != self.site.target.mxu:
             self._finish_pending()
 
-    def _multiply(self, a: View, b: View, c: View, accumulate: bool) -> None:
-        """One tile product; with A stationary it is done as Cᵀ = Bᵀ Aᵀ."""
+    def _placed(self, tile: View) -> View:
+        """A tile as products want it: with A stationary they are done as Cᵀ = Bᵀ Aᵀ."""
+        return permute(tile, 1, 0) if self.plan.stationary == "a" else tile
+
+    def _multiply(self, a: View, b: View, c: View, is_added: bool) -> None:
+        """One tile product, all three ``_placed``."""
         if self.plan.stationary == "a":
-            a, b, c = permute(b, 1, 0), permute(a, 1, 0), permute(c, 1, 0)
-        self.tiler.builder.compute(self.plan.unit, "matmul", (a, b), (c,), accumulate=accumulate)
+            a, b = b, a
+        self.tiler.builder.multiply(self.plan.unit, a, b, c, accumulate=is_added)
 
     def _finish_pending(self) -> None:
         if self._pending is not None:
@@ -153,7 +159,8 @@ class _GemmLowering:
     def _a_tile(self, batch: int, m: int, rows: int, k: int, depth: int) -> View:
         found = self._a_tiles.get((m, k))
         if found is None:
-            found = self.tiler.read(self.a.window((rows, depth), (self.op.k, 1), (batch * self.op.m + m) * self.op.k + k))
+            window = self.a.window((rows, depth), (self.op.k, 1), (batch * self.op.m + m) * self.op.k + k)
+            found = self._placed(self.tiler.read(window))
             if self.plan.hold == "a":
                 self._a_tiles[m, k] = found
         return found
@@ -161,7 +168,7 @@ class _GemmLowering:
     def _b_tile(self, batch: int, k: int, depth: int, n: int, width: int) -> View:
         found = self._b_tiles.get((k, n))
         if found is None:
-            found = self._read_b(batch, k, depth, n, width)
+            found = self._placed(self._read_b(batch, k, depth, n, width))
             if self.plan.hold == "b":
                 self._b_tiles[k, n] = found
         return found

@@ -190,7 +190,7 @@ def neighbours(plan: Plans, task: GemmTask, site: Site, given: Mapping[str, int 
 
     at = {field.name: int(getattr(plan, field.name)[0]) for field in fields(plan)}
     n_tiles = near("n_tile", task.n, at["n_tile"])
-    grid = _grid(at["on_arrays"], near("m_tile", task.m, at["m_tile"]), near("k_tile", task.k, at["k_tile"]), n_tiles, task,
+    grid = _grid(at["on_arrays"], near("m_tile", task.m, at["m_tile"]), near("k_tile", task.k, at["k_tile"]), n_tiles, task, site,
                  [(at["outer_m"], at["hold_a"], at["hold_b"])], [at["swap"]], [at["split_k"]], given,
                  every=task.n <= _SMALL_EXTENT)
     plans = plans_of(grid)
@@ -205,8 +205,9 @@ def structures(plans: Plans) -> Ints:
     return 16 * code + np.minimum(plans.split_k, 15)
 
 
-def _sizes(extent: int, granule: int, levels: int, powers: int = 0) -> list[int]:
-    """*extent*, its halves rounded up to *granule*, *levels* of them at most, and the first *powers* powers of two times *granule*.
+def sizes(extent: int, granule: int, levels: int, powers: int = 0) -> list[int]:
+    """Sizes of tiles: *extent*, its halves rounded up to *granule*, *levels* of them at most, and the first *powers* powers of two
+    times *granule*.
 
     Of a tiny extent: all even cuts, and multiples of *granule*.
     """
@@ -233,13 +234,13 @@ def candidates(task: GemmTask, site: Site, given: Mapping[str, int | str], units
     for on_arrays in arrays:
         rows, cols = (array.rows, array.cols) if on_arrays else (8, 8)
         strips_m, strips_n = _held(task, site, rows if on_arrays else 1, cols)
-        k_tiles = _of(given, "k_tile", [-(-size // packed) * packed if size < task.k else size for size in _sizes(task.k, rows, 4)])
+        k_tiles = _of(given, "k_tile", [-(-size // packed) * packed if size < task.k else size for size in sizes(task.k, rows, 4)])
         wide = {size for size in (array.cols * array.arrays,) if size < task.n and not task.packs_n}
-        n_tiles = _of(given, "n_tile", [*_sizes(task.n, cols if not task.packs_n else max(cols, packed), 6, 5), *wide, *strips_n])
-        m_tiles = _of(given, "m_tile", [*_sizes(task.m, rows if on_arrays else 1, 5, 2), *strips_m])
+        n_tiles = _of(given, "n_tile", [*sizes(task.n, cols if not task.packs_n else max(cols, packed), 6, 5), *wide, *strips_n])
+        m_tiles = _of(given, "m_tile", [*sizes(task.m, rows if on_arrays else 1, 5, 2), *strips_m])
         swaps = _of(given, "swap", [0, 1] if on_arrays else [0])
         splits = _of(given, "split_k", [1, 2, 3] if task.k <= _SMALL_EXTENT or task.k >= 4 * max(task.m, task.n) else [1])
-        parts += [_grid(on_arrays, m_tiles, k_tiles, n_tiles, task, _structures(given), swaps, splits, given)]
+        parts += [_grid(on_arrays, m_tiles, k_tiles, n_tiles, task, site, _structures(given), swaps, splits, given)]
     plans = plans_of(np.concatenate(parts) if parts else [])
     # With one block along m or n and nothing held, both loop orders are one.
     single = (-(-task.m // plans.m_tile) == 1) | (-(-task.n // plans.n_block) == 1)
@@ -273,7 +274,7 @@ def every_plan(task: GemmTask, site: Site, given: Mapping[str, int | str]) -> Pl
     for on_arrays in (1, 0) if site.target.lanes.multiplies else (1,):
         if given.get("unit", ("lanes", "arrays")[on_arrays]) == ("lanes", "arrays")[on_arrays]:
             swaps = _of(given, "swap", [0, 1] if on_arrays else [0])
-            rows.append(_grid(on_arrays, tiles[0], tiles[1], tiles[2], task, _structures(given), swaps,
+            rows.append(_grid(on_arrays, tiles[0], tiles[1], tiles[2], task, site, _structures(given), swaps,
                               _of(given, "split_k", [1, 2, 3]), given, every=True))
     plans = plans_of(np.concatenate(rows) if rows else [])
     return plans.take(fits(plans, task, site))
@@ -293,17 +294,21 @@ def _structures(given: Mapping[str, int | str]) -> list[tuple[int, int, int]]:
 
 
 def _grid(
-    on_arrays: int, m_tiles: list[int], k_tiles: list[int], n_tiles: list[int], task: GemmTask,
+    on_arrays: int, m_tiles: list[int], k_tiles: list[int], n_tiles: list[int], task: GemmTask, site: Site,
     structures: list[tuple[int, int, int]], swaps: list[int], splits: list[int], given: Mapping[str, int | str],
     every: bool = False,
 ) -> Ints:
-    """Rows of all combinations."""
+    """Rows of all combinations whose tiles fit, in order."""
     widths = [(n, n * times) for n in n_tiles for times in _block_widths(task.n, n, every)
               if given.get("n_block", n * times) == n * times]
-    heads = np.array([(m, k) for m, k in product(m_tiles, k_tiles)], dtype=np.int64).reshape(-1, 2)
-    tails = np.array([(n, block, *flags, swap, split) for n, block in widths for flags in structures for swap in swaps
-                      for split in splits], dtype=np.int64).reshape(-1, 7)
-    left, right = np.repeat(heads, len(tails), axis=0), np.tile(tails, (len(heads), 1))
+    tilings = np.array([(m, k, *width) for m, k in product(m_tiles, k_tiles) for width in widths], dtype=np.int64).reshape(-1, 4)
+    # What does not fit with nothing held and one part of k fits in no structure.
+    one = np.ones((len(tilings), 1), dtype=np.int64)
+    plain = plans_of(np.concatenate((on_arrays * one, tilings, np.repeat(0 * one, 4, axis=1), one), axis=1))
+    tilings = tilings[fits(plain, task, site)]
+    tails = np.array([(*flags, swap, split) for flags in structures for swap in swaps for split in splits],
+                     dtype=np.int64).reshape(-1, 5)
+    left, right = np.repeat(tilings, len(tails), axis=0), np.tile(tails, (len(tilings), 1))
     return np.concatenate((np.full((len(left), 1), on_arrays, dtype=np.int64), left, right), axis=1)
 
 

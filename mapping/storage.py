@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,10 @@ from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
 from ..sim.program import Ranges, View
 
+_SPLIT, _INSIDE = "a tile splits a storage unit", "a tile begins inside a storage unit"
 
+
+@lru_cache(maxsize=64)
 def storage_unit(dtype: DType) -> tuple[int, int]:
     """(elements, bytes) of the smallest piece of storage: an element, a byte of packed ones, or a group beside its scale."""
     if dtype.group:
@@ -38,11 +42,22 @@ def stored_bytes(dtype: DType, elements: int) -> int:
     return -(-elements // unit_elements) * unit_bytes
 
 
+def byte_range(dtype: DType, start: int, run: int) -> Ranges:
+    """The byte range of *run* elements that begin at element *start*."""
+    unit_elements, unit_bytes = storage_unit(dtype)
+    assert run % unit_elements == 0, _SPLIT
+    assert start % unit_elements == 0, _INSIDE
+    ranges = np.empty((1, 2), dtype=np.int64)
+    ranges[0, 0] = start // unit_elements * unit_bytes
+    ranges[0, 1] = run // unit_elements * unit_bytes
+    return ranges
+
+
 def byte_ranges(dtype: DType, starts: npt.NDArray[np.int64], run: int) -> Ranges:
     """Byte ranges of runs of *run* elements that begin at the elements *starts*."""
     unit_elements, unit_bytes = storage_unit(dtype)
-    assert run % unit_elements == 0, "a tile splits a storage unit"
-    assert not (starts % unit_elements).any(), "a tile begins inside a storage unit"
+    assert run % unit_elements == 0, _SPLIT
+    assert not (starts % unit_elements).any(), _INSIDE
     ranges = np.empty((len(starts), 2), dtype=np.int64)
     ranges[:, 0] = starts // unit_elements * unit_bytes
     ranges[:, 1] = run // unit_elements * unit_bytes
@@ -51,15 +66,24 @@ def byte_ranges(dtype: DType, starts: npt.NDArray[np.int64], run: int) -> Ranges
 
 def window_ranges(window: View, dtype: DType) -> Ranges:
     """Byte ranges of a strided *window* on a tensor in C order, in the order of the window, inner runs merged."""
-    shape, strides = list(window.shape), list(window.strides)
+    starts, run = _runs(window.shape, window.strides)
+    if len(starts) == 1:
+        return byte_range(dtype, window.offset, run)
+    return byte_ranges(dtype, starts + window.offset, run)
+
+
+@lru_cache(maxsize=256)
+def _runs(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], int]:
+    """(first element of each run, elements of a run) of windows of that form, from their first element on."""
+    outer = len(shape)
     run = 1
-    while shape and (strides[-1] == run or shape[-1] == 1):
-        run *= shape.pop()
-        strides.pop()
-    starts = np.array([window.offset], dtype=np.int64)
-    for extent, stride in zip(shape, strides, strict=True):
+    while outer and (strides[outer - 1] == run or shape[outer - 1] == 1):
+        outer -= 1
+        run *= shape[outer]
+    starts = np.zeros(1, dtype=np.int64)
+    for extent, stride in zip(shape[:outer], strides[:outer], strict=True):
         starts = (starts[:, None] + np.arange(extent, dtype=np.int64) * stride).ravel()
-    return byte_ranges(dtype, starts, run)
+    return starts, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +109,7 @@ class Blocked:
         width = min(self.n_block, self.n - strip)
         columns, rows = min(self.n_tile, strip + width - n_start), min(self.k_tile, self.k - k_start)
         start = batch * self.k * self.n + strip * self.k + width * k_start + rows * (n_start - strip)
-        return byte_ranges(dtype, np.array([start], dtype=np.int64), columns * rows)
+        return byte_range(dtype, start, columns * rows)
 
     def order(self) -> npt.NDArray[np.int64]:
         """``order[i]``: the logical element (C order) at storage position *i*."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..sim.dtypes import DTYPES, DType
-from ..sim.program import Ranges, Segment, SegmentBuilder, View, view_of
+from ..sim.program import Ranges, Segment, SegmentBuilder, View, contiguous, view_of
 from ..workloads.tensors import Role
 from .capacity import check_room
 from .storage import Blocked, window_ranges
@@ -49,13 +50,13 @@ def tiles(extent: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
 
 def permute(view: View, *axes: int) -> View:
     """The view with its axes in another order."""
-    return View(tuple(view.shape[a] for a in axes), tuple(view.strides[a] for a in axes), view.offset, view.buffer,
-                view.operand)
+    shape, strides, offset, buffer, operand = view
+    return View(tuple([shape[a] for a in axes]), tuple([strides[a] for a in axes]), offset, buffer, operand)
 
 
 def reshape(view: View, *shape: int) -> View:
     """A C-contiguous view in another shape."""
-    assert view.strides == view_of(view.shape).strides, "only a contiguous view has another shape"
+    assert view.strides == contiguous(view.shape), "only a contiguous view has another shape"
     return view_of(shape, buffer=view.buffer, operand=view.operand, offset=view.offset)
 
 
@@ -79,25 +80,26 @@ class Tiler:
     def __init__(self, name: str, operands: tuple[Operand, ...], site: Site) -> None:
         self.site, self.operands = site, operands
         self.builder = SegmentBuilder(name, len(operands))
+        self._ways = {o.index: (STREAM, STREAM_QUEUE) if o.is_streamed else (ACTIVATION, ACTIVATION_QUEUE) for o in operands}
+        self._ranges: dict[View, Ranges] = {}                   # windows are loaded again and again
 
     def read(self, window: View) -> View:
         """The elements of *window* on chip."""
         operand = self.operands[window.operand]
         if operand.resident:
             return window
-        return view_of(window.shape, buffer=self.load(operand, window_ranges(window, operand.dtype), window.elements))
+        return view_of(window.shape, buffer=self.load(operand, self._ranges_of(window, operand.dtype), window.elements))
 
     def load(self, operand: Operand, ranges: Ranges, elements: int, after: tuple[int, ...] = ()) -> int:
         """A tile filled with the bytes of *ranges*."""
-        pool, queue = (STREAM, STREAM_QUEUE) if operand.is_streamed else (ACTIVATION, ACTIVATION_QUEUE)
+        pool, queue = self._ways[operand.index]
         buffer = self.builder.buffer("tile", pool, elements, operand.dtype)
         self.builder.load(queue, operand.index, ranges, buffer, after=after)
         return buffer
 
     def temporary(self, name: str, shape: tuple[int, ...], dtype: DType, unit: str) -> View:
         """A new buffer in the pool that *unit* allocates from, viewed as *shape*."""
-        view = view_of(shape)
-        return view_of(shape, buffer=self.builder.buffer(name, self.site.accumulator_pool(unit), view.elements, dtype))
+        return view_of(shape, buffer=self.builder.buffer(name, self.site.accumulator_pool(unit), math.prod(shape), dtype))
 
     def sink(self, window: View) -> View:
         """Where the lanes write the elements of *window*: in place when resident, else in a buffer to be stored."""
@@ -110,7 +112,13 @@ class Tiler:
         """Store what was written to ``sink(window)``, unless it is where it belongs already."""
         operand = self.operands[window.operand]
         if not operand.resident:
-            self.builder.store(STORE_QUEUE, operand.index, window_ranges(window, operand.dtype), source)
+            self.builder.store(STORE_QUEUE, operand.index, self._ranges_of(window, operand.dtype), source)
+
+    def _ranges_of(self, window: View, dtype: DType) -> Ranges:
+        found = self._ranges.get(window)
+        if found is None:
+            found = self._ranges[window] = window_ranges(window, dtype)
+        return found
 
     def lanes(self, function: str, reads: tuple[View, ...], writes: tuple[View, ...], **params: Any) -> None:
         """One record on the vector unit."""

@@ -93,9 +93,11 @@ class Channels:
             rows = wanted[members]
             if (rows == rows[0]).all():
                 continue
-            _, kind = np.unique(rows, axis=0, return_inverse=True)
-            kind = kind.reshape(-1)
-            parts = [members[kind == i] for i in range(int(kind.max()) + 1)]
+            alike: dict[bytes, list[int]] = {}
+            for row, member in zip(rows.astype(">i8"), members.tolist(), strict=True):
+                alike.setdefault(row.tobytes(), []).append(member)
+            # In the order of their numbers, which is that of big-endian bytes: numbers of bursts are not negative.
+            parts = [np.array(alike[row], np.int64) for row in sorted(alike)]
             self.members[k] = parts[0]
             self.members.extend(parts[1:])
             for part in self.descriptors[k, :int(self.states[k, at.S_DESC_TAIL])]:

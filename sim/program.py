@@ -11,13 +11,18 @@ Order and waiting
 - A record that touches operand *t* of its step waits for the steps that wrote that tensor (``Step.after`` by operand).
 - A buffer is owned from the start of its first record to the end of its last; its first record waits until the pool has
   room. Only one unit allocates from a pool, in program order, which is why waiting cannot deadlock.
+
+Records, their views and buffers are named tuples: a layer has tens of thousands, and a frozen dataclass takes three times as long
+to make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +30,7 @@ import numpy.typing as npt
 from .dtypes import DType
 from .patches import PATCH_PRODUCTS
 
-#: (n, 2) int64 array of (byte offset inside the tensor, number of bytes).
+#: (n, 2) int64 array of (byte offset inside the tensor, number of bytes). Records that move the same bytes may share one.
 Ranges = npt.NDArray[np.int64]
 
 
@@ -52,8 +57,7 @@ class TensorPlace:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(NamedTuple):
     """A tile's place in a pool of an SRAM: *elements* of *dtype* in C order of whatever view the records take of it."""
 
     name: str
@@ -66,8 +70,7 @@ class Buffer:
         return self.dtype.bytes_for(self.elements)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A strided window, in elements, on a buffer (``buffer >= 0``) or on a resident operand (``operand >= 0``)."""
 
     shape: tuple[int, ...]
@@ -84,8 +87,7 @@ class View:
         return count
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """DMA from operand *operand* in DRAM into *buffer*: the bytes of *ranges*, one after the other, fill it from element
     ``offset`` on."""
 
@@ -100,8 +102,7 @@ class Load:
         return int(self.ranges[:, 1].sum())
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """DMA of the elements of *source*, in its order, to the bytes of *ranges* of operand *operand* in DRAM."""
 
     unit: str
@@ -114,8 +115,7 @@ class Store:
         return int(self.ranges[:, 1].sum())
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(NamedTuple):
     """One tile on a compute unit: ``writes[...] = function(reads..., **params)``.
 
     ``matmul`` reads A [..., m, k] and B [..., k, n] and writes C [..., m, n]; with ``accumulate`` it adds to C. ``conv`` is a
@@ -128,7 +128,7 @@ class Compute:
     function: str
     reads: tuple[View, ...]
     writes: tuple[View, ...]
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = MappingProxyType({})
 
 
 Record = Load | Store | Compute
@@ -195,19 +195,29 @@ class TileProgram:
         return sum(step.segment.macs for step in self.steps)
 
 
-def view_of(shape: tuple[int, ...], *, buffer: int = -1, operand: int = -1, offset: int = 0) -> View:
-    """The C-contiguous view of *shape* on a buffer or on a resident operand."""
+@lru_cache(maxsize=4096)
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of *shape* in C order."""
     strides = []
     step = 1
     for extent in reversed(shape):
         strides.append(step)
         step *= extent
-    return View(shape, tuple(reversed(strides)), offset, buffer, operand)
+    return tuple(reversed(strides))
+
+
+def view_of(shape: tuple[int, ...], *, buffer: int = -1, operand: int = -1, offset: int = 0) -> View:
+    """The C-contiguous view of *shape* on a buffer or on a resident operand."""
+    return View(shape, contiguous(shape), offset, buffer, operand)
 
 
 def whole(nbytes: int) -> Ranges:
     """The ranges of a whole tensor."""
     return np.array([[0, nbytes]], dtype=np.int64)
+
+
+#: What a product's record says, one value for each of its two kinds.
+_OVERWRITES, _ADDS = {"accumulate": False}, {"accumulate": True}
 
 
 class SegmentBuilder:
@@ -225,8 +235,9 @@ class SegmentBuilder:
         self._waits: list[tuple[int, ...]] = []
         self._first: list[int] = []
         self._last: list[int] = []
-        self._writers: dict[tuple[str, int], list[int]] = {}
-        self._readers: dict[tuple[str, int], list[int]] = {}
+        # By buffer, or by ~operand.
+        self._writers: dict[int, tuple[int, ...]] = {}
+        self._readers: dict[int, list[int]] = {}
         self._stored: dict[int, list[tuple[int, int, int]]] = {}    # operand → (first byte, end, record) of each store
         self._macs = 0
 
@@ -239,61 +250,78 @@ class SegmentBuilder:
         self._buffers.append(Buffer(name, pool, elements, dtype))
         self._first.append(-1)
         self._last.append(-1)
-        return len(self._buffers) - 1
+        return len(self._first) - 1
 
     def load(self, unit: str, operand: int, ranges: Ranges, buffer: int, offset: int = 0, after: tuple[int, ...] = ()) -> int:
         """Append a Load; several loads may fill different parts of one buffer. *after*: records that decide its ranges."""
-        waits = self._overlapping_stores(operand, ranges) | set(after)
-        waits |= set(self._readers.get(("b", buffer), ()))
-        index = self._append(Load(unit, operand, ranges, buffer, offset), waits, [buffer])
-        self._writers.setdefault(("b", buffer), []).append(index)
-        self._readers[("b", buffer)] = []
+        index = len(self._records)
+        readers = self._readers.pop(buffer, None)
+        if readers or after or operand in self._stored:
+            waits = {*self._overlapping_stores(operand, ranges), *after, *(readers or ())}
+            self._waits.append(tuple(sorted(waits)))
+        else:
+            self._waits.append(())
+        self._records.append(Load(unit, operand, ranges, buffer, offset))
+        self._owned(buffer, index)
+        self._writers[buffer] = (*self._writers.get(buffer, ()), index)
         return index
 
     def store(self, unit: str, operand: int, ranges: Ranges, source: View) -> int:
         """Append a Store of what *source* holds."""
-        key = _key(source)
-        index = self._append(Store(unit, operand, ranges, source), set(self._writers.get(key, ())), _owned(source))
+        index, key = len(self._records), source.buffer if source.buffer >= 0 else ~source.operand
+        self._waits.append(self._writers.get(key, ()))
+        self._records.append(Store(unit, operand, ranges, source))
+        if key >= 0:
+            self._owned(key, index)
         self._readers.setdefault(key, []).append(index)
         self._stored.setdefault(operand, []).append((*_span(ranges), index))
         return index
 
     def compute(self, unit: str, function: str, reads: tuple[View, ...], writes: tuple[View, ...], **params: Any) -> int:
         """Append a Compute. A write that covers part of a buffer is ordered after the earlier writes of that buffer."""
-        waits: set[int] = set()
-        for view in reads:
-            waits |= set(self._writers.get(_key(view), ()))
-        for view in writes:
-            waits |= set(self._readers.get(_key(view), ())) | set(self._writers.get(_key(view), ()))
-        owned = [b for view in (*reads, *writes) for b in _owned(view)]
-        index = self._append(Compute(unit, function, reads, writes, params), waits, owned)
-        for view in reads:
-            self._readers.setdefault(_key(view), []).append(index)
-        for view in writes:
-            # Everything older is implied by what this record waits for: the chain stays short.
-            self._writers[_key(view)] = [index]
-            self._readers[_key(view)] = []
         if function == "matmul":
-            shape = reads[0].shape
-            self._macs += reads[0].elements * writes[0].shape[-1] if len(shape) >= 2 else 0
+            self._macs += _product_macs(reads[0], writes[0])
         elif function in PATCH_PRODUCTS:
             self._macs += writes[0].elements * params["patches"].elements(PATCH_PRODUCTS[function] or reads[0].shape[-1])
-        return index
+        return self._compute(Compute(unit, function, reads, writes, params))
+
+    def multiply(self, unit: str, a: View, b: View, c: View, *, accumulate: bool) -> int:
+        """Append the product C = A · B, or C += A · B: the short way of ``compute``."""
+        self._macs += _product_macs(a, c)
+        return self._compute(Compute(unit, "matmul", (a, b), (c,), _ADDS if accumulate else _OVERWRITES))
 
     def build(self, **notes: Any) -> Segment:
         """The finished segment."""
         return Segment(self.name, self.operands, tuple(self._buffers), tuple(self._records), tuple(self._waits),
                        tuple(self._first), tuple(self._last), self._macs, notes)
 
-    def _append(self, record: Record, waits: set[int], owned: list[int]) -> int:
-        index = len(self._records)
+    def _compute(self, record: Compute) -> int:
+        index, writers, readers = len(self._records), self._writers, self._readers
+        waits: set[int] = set()
+        for _, _, _, buffer, operand in record.reads:
+            waits.update(writers.get(buffer if buffer >= 0 else ~operand, ()))
+        for _, _, _, buffer, operand in record.writes:
+            key = buffer if buffer >= 0 else ~operand
+            waits.update(readers.get(key, ()), writers.get(key, ()))
+        self._waits.append(tuple(sorted(waits)))
         self._records.append(record)
-        self._waits.append(tuple(sorted(waits - {index})))
-        for buffer in owned:
-            if self._first[buffer] < 0:
-                self._first[buffer] = index
-            self._last[buffer] = index
+        for _, _, _, buffer, operand in record.reads:
+            if buffer >= 0:
+                self._owned(buffer, index)
+            readers.setdefault(buffer if buffer >= 0 else ~operand, []).append(index)
+        for _, _, _, buffer, operand in record.writes:
+            if buffer >= 0:
+                self._owned(buffer, index)
+            key = buffer if buffer >= 0 else ~operand
+            # Everything older is implied by what this record waits for: the chain stays short.
+            writers[key] = (index,)
+            readers.pop(key, None)
         return index
+
+    def _owned(self, buffer: int, index: int) -> None:
+        if self._first[buffer] < 0:
+            self._first[buffer] = index
+        self._last[buffer] = index
 
     def _overlapping_stores(self, operand: int, ranges: Ranges) -> set[int]:
         """Stores to the operand whose span of bytes meets that of *ranges*; windows that interlace wait without need."""
@@ -304,14 +332,10 @@ class SegmentBuilder:
         return {record for start, end, record in stored if start < high and low < end}
 
 
+def _product_macs(a: View, c: View) -> int:
+    return a.elements * c.shape[-1] if len(a.shape) >= 2 else 0
+
+
 def _span(ranges: Ranges) -> tuple[int, int]:
     """First byte and end of the bytes that *ranges* lie in."""
     return int(ranges[:, 0].min()), int((ranges[:, 0] + ranges[:, 1]).max())
-
-
-def _key(view: View) -> tuple[str, int]:
-    return ("b", view.buffer) if view.buffer >= 0 else ("o", view.operand)
-
-
-def _owned(view: View) -> list[int]:
-    return [view.buffer] if view.buffer >= 0 else []

@@ -181,7 +181,7 @@ def test_shifted_ranges_are_caught(run: Run) -> None:
             if ranges[0, 0] < 0:
                 continue
             planted += 1
-            assert is_caught(with_record(program, index, number, replace(record, ranges=ranges)), values, expected), step.operator
+            assert is_caught(with_record(program, index, number, record._replace(ranges=ranges)), values, expected), step.operator
     assert planted > 30
 
 
@@ -192,7 +192,7 @@ def test_short_and_split_ranges_are_caught(run: Run) -> None:
     for change in (-2, -1):
         ranges = record.ranges.copy()
         ranges[-1, 1] += change
-        assert is_caught(with_record(program, index, number, replace(record, ranges=ranges)), values, expected)
+        assert is_caught(with_record(program, index, number, record._replace(ranges=ranges)), values, expected)
 
 
 def test_a_wrong_flag_of_accumulation_is_caught(run: Run) -> None:
@@ -200,7 +200,7 @@ def test_a_wrong_flag_of_accumulation_is_caught(run: Run) -> None:
     for index, step in enumerate(program.steps):
         for number, record in enumerate(step.segment.records):
             if isinstance(record, Compute) and record.function == "matmul" and number % 4 == 0:
-                flipped = replace(record, params={**record.params, "accumulate": not record.params["accumulate"]})
+                flipped = record._replace(params={**record.params, "accumulate": not record.params["accumulate"]})
                 assert is_caught(with_record(program, index, number, flipped), values, expected), step.operator
 
 
@@ -211,9 +211,9 @@ def test_a_wrong_view_is_caught(run: Run) -> None:
         for number, record in enumerate(step.segment.records):
             if isinstance(record, Compute) and record.reads[0].operand >= 0 and number % 3 == 0:
                 view = record.reads[0]
-                shifted = replace(view, offset=view.offset + 1)
+                shifted = view._replace(offset=view.offset + 1)
                 planted += 1
-                assert is_caught(with_record(program, index, number, replace(record, reads=(shifted, *record.reads[1:]))), values,
+                assert is_caught(with_record(program, index, number, record._replace(reads=(shifted, *record.reads[1:]))), values,
                                  expected), step.operator
     assert planted > 5
 
