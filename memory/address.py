@@ -8,6 +8,7 @@ Zhang, MICRO 2000), which spreads rows that would collide in one bank.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ Int64Array = npt.NDArray[np.int64]
 FIELDS = {"Ro": "row", "Co": "column", "Ch": "channel", "Pc": "pseudo_channel", "Ra": "rank", "Sid": "stack_id",
           "Bg": "bank_group", "Ba": "bank"}
 _TOKEN = re.compile(r"(Ro|Co|Ch|Pc|Ra|Sid|Bg|Ba)(\d*)")
+#: Patterns of ranges that are kept with what they ask, and the most bursts and counts of one that is kept.
+_KNOWN, _KNOWN_SIZE = 64, 1 << 14
 _TREE = ("pseudo_channel", "rank", "stack_id", "bank_group", "bank")
 
 
@@ -42,6 +45,15 @@ def _field(level: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a set of ranges asks of the channels: the channels of one kind are asked for the same channel-local bursts."""
+
+    kind: Int64Array                     # [channel]
+    start: Int64Array                    # [kind, range]: first local burst; the same for all kinds that are asked for none
+    count: Int64Array                    # [kind, range]
+
+
+@dataclass(frozen=True, slots=True)
 class AddressMap:
     """A bijection between byte addresses and (channel, pseudo-channel … column) of *channels* equal channels.
 
@@ -54,6 +66,7 @@ class AddressMap:
     granule_bursts: int                  # consecutive bursts that stay in one channel
     segments: Int64Array                 # (n, A_SIZE), then the xors
     xors: int
+    _known: dict[bytes, Asked] = dataclasses.field(default_factory=dict, compare=False, repr=False)    # what was asked lately
 
     def local(self, burst: Int64Array) -> tuple[Int64Array, Int64Array]:
         """(channel, channel-local burst index) of global burst numbers."""
@@ -95,13 +108,46 @@ class AddressMap:
         low, high = self.local_bounds(start), self.local_bounds(end)
         return [(low[c], high[c] - low[c]) for c in range(self.channels)]
 
-    def local_bounds(self, burst: Int64Array) -> Int64Array:
-        """[channel, i]: how many channel-local bursts lie before global *burst[i]*; ranges stay contiguous in each channel."""
+    def local_bounds(self, burst: Int64Array, channels: Int64Array | None = None) -> Int64Array:
+        """[channel, i]: how many channel-local bursts lie before global *burst[i]*; ranges stay contiguous in each channel.
+
+        Of all channels, or of those in *channels*.
+        """
         block, inside = np.divmod(burst, self.granule_bursts)
         high, channel = np.divmod(block, self.channels)
-        own = np.arange(self.channels, dtype=np.int64)[:, None]
+        own = (np.arange(self.channels, dtype=np.int64) if channels is None else channels)[:, None]
         part = np.where(own < channel, self.granule_bursts, np.where(own == channel, inside, 0))
         return high * self.granule_bursts + part
+
+    def asked(self, start: Int64Array, end: Int64Array) -> Asked:
+        """What the global bursts [*start*, *end*) of each range ask of the channels.
+
+        Tiles come again and again at other addresses: what lies whole rounds of all channels further asks the same, shifted.
+        """
+        size = self.granule_bursts * self.channels
+        rounds = int(start[0]) // size
+        start, end = start - rounds * size, end - rounds * size
+        key = start.tobytes() + end.tobytes()
+        known = self._known.pop(key, None) or self._asked(start, end)
+        if known.start.size <= _KNOWN_SIZE:
+            self._known[key] = known                    # the last one asked for stands last
+            if len(self._known) > _KNOWN:
+                del self._known[next(iter(self._known))]
+        return Asked(known.kind, known.start + rounds * self.granule_bursts, known.count)
+
+    def _asked(self, start: Int64Array, end: Int64Array) -> Asked:
+        """:meth:`asked`: bounds change from one channel to the next only where a range begins or ends, and behind it."""
+        edges = np.concatenate((start, end)) // self.granule_bursts % self.channels
+        changes = np.zeros(self.channels + 1, np.bool_)
+        changes[0] = changes[edges] = changes[edges + 1] = True
+        heads = np.flatnonzero(changes[:-1])
+        first = self.local_bounds(start, heads)
+        count = self.local_bounds(end, heads) - first
+        first *= count > 0
+        numbers: dict[bytes, int] = {}
+        rows = [numbers.setdefault(a.tobytes() + b.tobytes(), len(numbers)) for a, b in zip(first, count, strict=True)]
+        one_of_each = [rows.index(kind) for kind in range(len(numbers))]
+        return Asked(np.repeat(np.array(rows), np.diff(np.append(heads, self.channels))), first[one_of_each], count[one_of_each])
 
 
 def parse_mapping(text: str, organisation: Organisation, channels: int = 1) -> AddressMap:

@@ -21,7 +21,6 @@ from ..sim.errors import ConfigError
 from ..sim.units import PS_PER_S, Picoseconds
 from . import layout as at
 from .address import AddressMap, MappingError, parse_mapping
-from .advance import advance
 from .channels import Channels
 from .controller import ControllerConfig, tables_for
 from .power import Tally, energy_actions, idle_power_w, refuse_unpriced_refresh
@@ -32,7 +31,6 @@ from .traffic import Traffic, added, asked_ranges, steady_counts
 Int64Array = npt.NDArray[np.int64]
 #: SimPy runs events of one time by priority, 0 and 1 being its own; the memory comes after all of them.
 AFTER_ALL = 1 << 20
-_NO_LOG = np.zeros((1, 0, at.L_SIZE), np.int64)
 
 
 class DramConfig(Config):
@@ -149,8 +147,8 @@ class DramSystem:
         else:
             self.read_bytes, self.read_burst_bytes = self.read_bytes + nbytes, self.read_burst_bytes + moved
         x = self._new_transfer()
-        self.channels.submit(self._map.local_bounds(start), self._map.local_bounds(end), self.clock.cycle_at(int(self.env.now)),
-                             write, self._transfers, x)
+        self.channels.submit(self._map.asked(start, end), self.clock.cycle_at(int(self.env.now)), write, self._transfers, x,
+                             idle=not self._pending)
         self._pending[x] = (done, 0 if write else self.config.on_chip_latency_ps)
         if self._wake is not None:
             wake, self._wake = self._wake, None
@@ -194,8 +192,7 @@ class DramSystem:
 
     def _advance(self, until: int) -> bool:
         """Run the kernel to cycle *until* or to the end of a transfer; gives whether one ended."""
-        c = self.channels
-        if not advance(c.states, self.tables, c.descriptors, self._transfers, _NO_LOG, self._bound, until):
+        if not self.channels.advance(self._transfers, self._bound, until):
             return False
         for x in [x for x in self._pending if self._transfers[x, at.X_LEFT] == 0]:
             done, extra_ps = self._pending.pop(x)
@@ -232,9 +229,9 @@ class DramSystem:
 
     def reduction(self) -> dict[str, Any]:
         """Which channels were simulated for which: the symmetry reduction as the report names it."""
-        return {"name": "channel symmetry", "used": not self.exact and self.channels.classes < self.config.channels,
-                "channels": self.config.channels, "classes": self.channels.classes,
-                "premise": "channels of one class had the same starting state and the same requests"}
+        return {"name": "channel symmetry", "used": not self.exact and self.channels.fewest < self.config.channels,
+                "channels": self.config.channels, "classes": self.channels.most,
+                "premise": "channels of one class had the same state and the same requests"}
 
     def counters(self) -> dict[str, Any]:
         """Counts over all channels, each class weighted by its members, and of periods that were replayed."""
@@ -288,7 +285,7 @@ class DramSystem:
             "achieved_bytes_per_s": moved / seconds if seconds else 0.0, "peak_bytes_per_s": self.peak_bytes_per_s,
             "data_bus_busy_share": columns * ticks["tBL"] / (cycles * buses),
             "refresh_share": self._refresh_cycles(commands) / (cycles * buses * organisation.ranks),
-            "channels": self.config.channels, "channel_classes": self.channels.classes,
+            "channels": self.config.channels, "channel_classes": self.channels.most,
         }
 
     def _refresh_cycles(self, commands: Mapping[str, int]) -> float:

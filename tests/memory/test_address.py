@@ -39,6 +39,26 @@ def test_a_range_is_one_run_in_each_channel(start: int, count: int, channels: in
         assert np.array_equal(np.sort(local[channel == c]), np.arange(edges[c, 0], edges[c, 1]))
 
 
+@given(ranges=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 700)), min_size=1, max_size=4),
+       channels=st.sampled_from([1, 3, 4, 96]), text=st.sampled_from(MAPPINGS), rounds=st.integers(0, 5))
+def test_channels_of_a_kind_are_asked_for_the_same_bursts(
+    ranges: list[tuple[int, int]], channels: int, text: str, rounds: int,
+) -> None:
+    """The bounds of each channel, one by one; also for the same ranges some whole rounds further, which are known by then."""
+    mapping = parse_mapping(text, HBM, channels)
+    for shift in (0, rounds * channels * mapping.granule_bursts):
+        start = np.array([first for first, _ in ranges]) + shift
+        end = start + np.array([count for _, count in ranges])
+        low, high = mapping.local_bounds(start), mapping.local_bounds(end)
+        asked = mapping.asked(start, end)
+        assert np.array_equal(asked.count[asked.kind], high - low)
+        some = high > low
+        assert np.array_equal(asked.start[asked.kind][some], low[some])
+        assert len({(a.tobytes(), b.tobytes()) for a, b in zip(asked.start, asked.count, strict=True)}) == len(asked.count)
+        wanted = {np.where(n > 0, a, -1).tobytes() + n.tobytes() for a, n in zip(low, high - low, strict=True)}
+        assert len(asked.count) == len(wanted)
+
+
 @pytest.mark.parametrize(("text", "told"), [
     ("RoBaXx", "is no address mapping"), ("RoBaBgPcCo", r"no place for the stack id \(Sid\)"),
     ("BaRoBgSidPcCo", "must begin with Ro"),
