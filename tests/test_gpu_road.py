@@ -16,7 +16,8 @@ from tilesim.mapping.gpu_kernels import kernels_of
 from tilesim.run import run_graph
 from tilesim.sim.errors import ConfigError
 from tilesim.sim.report import Report
-from tilesim.validation.gpu_models import SHAPES, Engine, step
+from tilesim.validation.gpu_models import Engine, step
+from tilesim.validation.gpu_shapes import SHAPES
 from tilesim.workloads.graph import OperatorGraph, program_order
 from tilesim.workloads.model import ModelConfig
 from tilesim.workloads.single import single_operator

@@ -11,36 +11,17 @@ from collections.abc import Mapping, Sequence
 
 from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
-from .gpu_models import SHAPES, Engine, Shape, step
+from .gpu_models import Engine, step
 from .gpu_rows import UNPREDICTABLE, RawRow, note, number
 from .gpu_serving import VLLM_HOST_US_PER_SEQUENCE
+from .gpu_shapes import Shape, shape_named
 
 #: Reported, not promised: what the engine does between steps is not in the rows.
 TOLERANCE_PCT = 25.0
 #: Tokens of a prompt. ASSUMED: the tasks' mean is not in the rows; answers of 600–9000 tokens make it weigh little.
 _PROMPT_TOKENS = 300
-#: Shapes of the `config.json` files of the models; the sliding windows of Gemma 3 and gpt-oss are not in a shape.
-_MORE_SHAPES = {
-    "Qwen3-8B": Shape(36, 4096, 32, 8, 128, 12288, 151936),
-    "Qwen3-14B": Shape(40, 5120, 40, 8, 128, 17408, 151936),
-    "Qwen3-235B-A22B": SHAPES["qwen3-235b-a22b"],
-    "DeepSeek-R1": SHAPES["deepseek-v3"],
-    "DeepSeek-V3": SHAPES["deepseek-v3"],
-    "Llama-4-Scout": SHAPES["llama-4-scout"],
-    "Llama-4-Maverick": SHAPES["llama-4-maverick"],
-    "Qwen3-Coder-480B-A35B": Shape(62, 6144, 96, 8, 128, 2560, 151936, experts=160, top_k=8),
-    "gpt-oss-20b": Shape(24, 2880, 64, 8, 64, 2880, 201088, experts=32, top_k=4),
-    "gpt-oss-120b": Shape(36, 2880, 64, 8, 64, 2880, 201088, experts=128, top_k=4),
-    "gemma-3-12b": Shape(48, 3840, 16, 8, 256, 15360, 262208),
-    "gemma-3-27b": Shape(62, 5376, 32, 16, 128, 21504, 262208),
-    "Qwen3-30B-A3B": SHAPES["qwen3-30b-a3b"],
-    "Qwen3-Coder-30B-A3B": SHAPES["qwen3-30b-a3b"],
-    "Qwen3-32B": SHAPES["qwen3-32b"],
-    "Llama-3.1-8B": SHAPES["llama-3-8b"],
-    "Llama-3.1-70B": SHAPES["llama-3-70b"],
-    "Llama-3.3-70B": SHAPES["llama-3-70b"],
-    "Llama-3.1-405B": SHAPES["llama-3-405b"],
-}
+#: Dense models of today, one of which stands in for a model of a kind that no shape says.
+_STAND_INS = ("qwen3-8b", "qwen3-14b", "qwen3-32b", "gemma-3-12b", "gemma-3-27b", "llama-3-8b", "llama-3-70b", "llama-3-405b")
 _FORMATS = {"bfloat16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
 
 
@@ -86,9 +67,8 @@ def _predict(raw: RawRow, gpus: Mapping[str, Gpu]) -> dict[str, float] | str:
 def _shape(raw: RawRow) -> Shape:
     """The model's shape; where its attention or its layers are of a kind that a `Shape` cannot say (state space, chunks), the
     dense model with the nearest number of active parameters stands in, and the row counts against us."""
-    name = (note(raw, "model") or "").rpartition("/")[2]
-    known = [key for key in _MORE_SHAPES if name.startswith(key)]
-    if known:
-        return _MORE_SHAPES[max(known, key=len)]
+    found = shape_named(note(raw, "model") or "")
+    if found is not None:
+        return found
     active = 1e9 * float(note(raw, "active_B") or 8.0)
-    return min((shape for shape in _MORE_SHAPES.values() if not shape.experts), key=lambda shape: abs(shape.weights - active))
+    return min(filter(None, map(shape_named, _STAND_INS)), key=lambda shape: abs(shape.weights - active))

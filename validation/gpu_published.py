@@ -15,10 +15,11 @@ from ..arch import gpu_attention, gpu_gemm
 from ..arch.gpu_collectives import link_class
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu, assemble
 from .contract import Row, compare, skip
-from .gpu_models import SHAPES, Engine, Shape, Step, cache_bytes_per_token, generation_s, step
+from .gpu_models import Engine, Step, cache_bytes_per_token, generation_s, step
 from .gpu_published_ops import board_named, decode_attention, grouped_gemm, narrow_weights
 from .gpu_rows import UNPREDICTABLE, RawRow, number
 from .gpu_serving import open_loop
+from .gpu_shapes import Shape, shape_named
 
 PUBLISHED_COLUMNS = {"device", "n_dev", "kind", "name", "shape", "batch", "isl", "osl", "dtype", "framework", "metric", "value"}
 TOLERANCE_PCT = 12.0
@@ -39,14 +40,6 @@ ENGINES: dict[str, tuple[str, Engine]] = {
     **dict.fromkeys(("llama.cpp CUDA int8", "llama.cpp CUDA (2025)"), ("fused-2025", Engine(0.0, "graph"))),
     "llama.cpp": ("fused-2025", Engine(0.0, "graph", dequantises_from_tokens=64)),
 }
-MODELS = {"llama7b": "llama-7b", "llama27b": "llama-7b", "llama13b": "llama-13b", "llama213b": "llama-13b",
-           "llama70b": "llama-70b", "llama270b": "llama-70b", "llama38b": "llama-3-8b", "llama318b": "llama-3-8b",
-           "llama3170b": "llama-3-70b", "llama31405b": "llama-3-405b", "gptj6b": "gpt-j-6b", "falcon180b": "falcon-180b",
-           "dsr1llama8b": "llama-3-8b", "dsr1qwen15b": "qwen2.5-1.5b", "dsr1qwen14b": "qwen2.5-14b",
-           "llama30b": "llama-30b", "codellama7b": "llama-7b", "codellama34b": "code-llama-34b", "mistral7b": "mistral-7b",
-           "llama3370b": "llama-3-70b", "mixtral8x7b": "mixtral-8x7b", "mixtral8x22b": "mixtral-8x22b",
-           "qwen3235ba22b": "qwen3-235b-a22b", "llama4scout": "llama-4-scout", "llama4maverick": "llama-4-maverick",
-           "yi34b": "yi-34b", "qwen1572b": "qwen1.5-72b"}
 _OPERATORS: dict[str, Callable[[RawRow, Gpu], float | None]] = {
     "attention_decode": decode_attention, "grouped_gemm": grouped_gemm, "w4a16_linear_layers": narrow_weights}
 _QUANTISED_WEIGHTS = {"q4_k_m": "int4", "q4_0": "int4", "f16": "fp16", "16-bit": "fp16", "fp8": "fp8", "fp4": "nvfp4",
@@ -144,11 +137,6 @@ def _attention(raw: RawRow, gpu: Gpu) -> float | None:
     return flops / float(time.seconds[0]) / 1e12
 
 
-def shape_of(name: str) -> Shape | None:
-    """The shape of a model by its printed name; punctuation and case do not matter."""
-    return SHAPES.get(MODELS.get(re.sub(r"[^a-z0-9]", "", name.lower()), ""))
-
-
 def _engine(raw: RawRow, gpu: Gpu) -> tuple[Gpu, Engine] | None:
     found = next((ENGINES[key] for key in ENGINES if raw["framework"].startswith(key)), None)
     if found is None:
@@ -161,7 +149,7 @@ def _engine(raw: RawRow, gpu: Gpu) -> tuple[Gpu, Engine] | None:
 
 
 def _model(raw: RawRow, gpu: Gpu) -> tuple[Gpu, Engine, Shape, int] | None:
-    found, shape = _engine(raw, gpu), shape_of(raw["name"])
+    found, shape = _engine(raw, gpu), shape_named(raw["name"])
     return None if found is None or shape is None else (*found, shape, int(number(raw, "n_dev", 1.0)))
 
 
@@ -202,11 +190,10 @@ def _max_load(raw: RawRow, gpu: Gpu) -> float | None:
 
 def _serving(raw: RawRow, gpu: Gpu) -> float | None:
     """A figure of an online run: requests arrive at the rate in the row, the engine batches them continuously."""
-    model = MODELS.get(re.sub(r"[^a-z0-9]", "", raw["name"].lower()))
-    rate = re.search(r"qps=(INF|[\d.]+)", raw["batch"])
-    if model is None or rate is None:
+    shape, rate = shape_named(raw["name"]), re.search(r"qps=(INF|[\d.]+)", raw["batch"])
+    if shape is None or rate is None:
         return None
-    found = open_loop(gpu.name, model, int(number(raw, "n_dev", 1.0)), float("inf") if rate[1] == "INF" else float(rate[1]),
+    found = open_loop(gpu, shape, int(number(raw, "n_dev", 1.0)), float("inf") if rate[1] == "INF" else float(rate[1]),
                       int(number(raw, "isl")), int(number(raw, "osl")))
     return found.get(raw["metric"])
 

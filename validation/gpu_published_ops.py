@@ -11,10 +11,8 @@ import numpy as np
 from ..arch import gpu_attention, gpu_gemm
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu
 from ..arch.gpu_kernel import run
-from .gpu_models import SHAPES
 from .gpu_rows import RawRow, number
-
-_LINEAR_MODELS = {"7B": "llama-7b", "13B": "llama-13b", "33B": "llama-30b"}
+from .gpu_shapes import shape_named
 
 
 def board_named(name: str, gpus: Mapping[str, Gpu]) -> Gpu | None:
@@ -56,7 +54,7 @@ def grouped_gemm(raw: RawRow, gpu: Gpu) -> float | None:
 
 def narrow_weights(raw: RawRow, gpu: Gpu) -> float | None:
     """Speed-up of a layer's linear operators with 4-bit weights over 16-bit ones, at *batch* rows."""
-    shape = SHAPES.get(_LINEAR_MODELS.get(raw["name"].rpartition("-")[2], ""))
+    shape = shape_named(f"llama-{raw['name'].rpartition('-')[2]}")
     if shape is None:
         return None
     heads = (shape.heads + 2 * shape.kv_heads) * shape.head_dim

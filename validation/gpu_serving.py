@@ -16,10 +16,11 @@ from functools import cache
 from itertools import accumulate
 from statistics import fmean
 
-from ..arch.gpu_config import ELEMENT_BYTES, Gpu, find_gpu
+from ..arch.gpu_config import ELEMENT_BYTES, Gpu, GpuDevice, assemble
 from .contract import Row, compare, skip
-from .gpu_models import SHAPES, Engine, Shape, cache_bytes_per_token, step
+from .gpu_models import Engine, cache_bytes_per_token, step
 from .gpu_rows import RawRow, number
+from .gpu_shapes import Shape, shape_named
 
 SERVING_COLUMNS = {"arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s", "tpot_ms"}
 TOLERANCE_PCT = 15.0
@@ -37,7 +38,6 @@ VLLM_HOST_US_PER_SEQUENCE = 40.0
 _TRTLLM_HOST_US_PER_STEP = 1500.0
 #: Grid of contexts, tokens, and points of the grid of batches in a power of two: a decode step's time is taken as linear between.
 _CONTEXT_GRID, _BATCHES_IN_AN_OCTAVE = 256, 16
-_MODELS = {"llama318b": "llama-3-8b", "qwen330ba3binstruct2507": "qwen3-30b-a3b", "qwen332b": "qwen3-32b"}
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ def serving_rows(table: Sequence[RawRow], stem: str, gpus: Mapping[str, Gpu]) ->
     """Mean first-token, per-token and end-to-end time of one run. No column names the board and the model: *stem* does, as
     `serving_FRAMEWORK_DEVICE_MODEL_tpN`."""
     match = re.fullmatch(r"serving_[^_]+_([^_]+)_(.+)_tp(\d+)", stem)
-    shape = SHAPES.get(_MODELS.get(re.sub(r"[^a-z0-9]", "", match[2].lower()), "")) if match else None
+    shape = shape_named(match[2]) if match else None
     reason = ""
     if match is None or shape is None or match[1] not in gpus:
         reason = "the file does not tell board and model"
@@ -168,16 +168,21 @@ _OPEN_LOOP_REQUESTS, _SEED = 500, 1
 _OPEN_LOOP_SEQUENCES = 2048
 
 
-@cache
-def open_loop(gpu_name: str, model: str, ranks: int, requests_per_s: float, prompt: int, output: int) -> dict[str, float]:
+def open_loop(gpu: Gpu, shape: Shape, ranks: int, requests_per_s: float, prompt: int, output: int) -> dict[str, float]:
     """Mean first-token time and time between tokens (ms), and output tokens per second, of requests that arrive at random at
     *requests_per_s* (infinite: all at once)."""
+    return _open_loop(gpu.device.model_dump_json(), shape, ranks, requests_per_s, prompt, output)
+
+
+@cache
+def _open_loop(device: str, shape: Shape, ranks: int, requests_per_s: float, prompt: int, output: int) -> dict[str, float]:
+    """The run on the board whose facts *device* says as JSON: each of its figures is a row of its own."""
     generator = random.Random(_SEED)
     arrival_s, requests = 0.0, []
     for _ in range(_OPEN_LOOP_REQUESTS):
         requests.append(Request(arrival_s, prompt, output))
         arrival_s += generator.expovariate(requests_per_s) if math.isfinite(requests_per_s) else 0.0
-    simulate(requests, find_gpu(gpu_name), SHAPES[model], ranks, _OPEN_LOOP_SEQUENCES,
+    simulate(requests, assemble(GpuDevice.model_validate_json(device)), shape, ranks, _OPEN_LOOP_SEQUENCES,
              lambda _: _TRTLLM_HOST_US_PER_STEP * 1e-6)
     return {"mean_ttft": 1e3 * fmean(r.first_token_s - r.arrival_s for r in requests),
             "mean_itl": 1e3 * fmean((r.end_s - r.first_token_s) / max(1, r.output - 1) for r in requests),

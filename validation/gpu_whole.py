@@ -6,31 +6,16 @@ The profiles ran eagerly, so the device waits for the host in small batches: one
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu
 from .contract import Row, compare, skip
 from .gpu_hosts import is_held, layer_us
-from .gpu_models import SHAPES, Engine, Shape, Step, cache_bytes_per_token, step
-from .gpu_published import MODELS
+from .gpu_models import Engine, Step, cache_bytes_per_token, step
 from .gpu_rows import UNPREDICTABLE, RawRow, note, number
+from .gpu_shapes import Shape, shape_named
 
 TOLERANCE_PCT = 15.0
-#: Names of models, as letters and digits alone, that neither the shapes nor the published tables use.
-_ALIASES = {"gpt327": "gpt3-2.7b", "llama3x70b": "llama-3-70b", "llama3x405b": "llama-3-405b", "gpt3": "gpt3-175b"}
-
-
-def shape_named(name: str) -> Shape | None:
-    """The shape of the model that a table calls *name*, whatever its spelling, owner and suffix; None for others."""
-    known = {_letters(key): key for key in SHAPES} | MODELS | _ALIASES
-    wanted = _letters(name.rpartition("/")[2])
-    begins = [key for key in known if wanted == key or (wanted.startswith(key) and not wanted[len(key)].isdigit())]
-    return SHAPES.get(known[max(begins, key=len)]) if begins else None
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def whole_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], skip_reason: Mapping[str, str | None]) -> list[Row]:

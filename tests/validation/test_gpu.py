@@ -11,10 +11,10 @@ from tilesim.sim.errors import ConfigError
 from tilesim.validation.contract import GroupSummary, ValidationResult, compare
 from tilesim.validation.gpu import SHIPPED, score, validate
 from tilesim.validation.gpu_devices import known_gpus
-from tilesim.validation.gpu_models import SHAPES, Engine, step
+from tilesim.validation.gpu_models import Engine, step
 from tilesim.validation.gpu_power import steady_power_w
 from tilesim.validation.gpu_rows import MEASURED_COLUMNS, read_table
-from tilesim.validation.gpu_whole import shape_named
+from tilesim.validation.gpu_shapes import SHAPES, shape_named
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "gpu"
 

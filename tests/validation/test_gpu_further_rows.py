@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from tilesim.arch.gpu_config import ELEMENT_BYTES, find_gpu, shipped_gpus
 from tilesim.validation.gpu_energy import energy_rows
-from tilesim.validation.gpu_models import SHAPES, Engine, Step, step
+from tilesim.validation.gpu_models import Engine, Step, step
 from tilesim.validation.gpu_published import metered_j
 from tilesim.validation.gpu_published_ops import board_named, grouped_gemm, narrow_weights
 from tilesim.validation.gpu_serving import Request, open_loop, simulate
+from tilesim.validation.gpu_shapes import SHAPES
 
 ENERGY_ROW = {"row_id": "r", "device": "H100-SXM5-80GB", "dtype": "bfloat16", "op": "e2e_decode", "batch": "32", "ranks": "1",
               "median_us": "12000", "power_w": "600", "value": "0.24", "extra": "model=Qwen/Qwen3-14B;avg_out=800;active_B=14.0"}
@@ -26,7 +27,7 @@ def test_energy_rows_are_never_passed_over(model: str) -> None:
 
 def test_open_loop_below_saturation_serves_what_arrives() -> None:
     """2 requests per second of 16 tokens each: the rate is kept, and a first token waits for little more than its prompt."""
-    found = open_loop("h100-sxm", "llama-3-8b", 1, 2.0, 467, 16)
+    found = open_loop(find_gpu("h100-sxm"), SHAPES["llama-3-8b"], 1, 2.0, 467, 16)
     assert found["output_throughput"] == pytest.approx(32.0, rel=0.1)
     assert found["mean_ttft"] < 100.0
 
