@@ -83,18 +83,6 @@ LEAST_SENT: Mapping[str, Callable[[int], Fraction]] = {
     "allgather": lambda n: Fraction(n - 1, n)}
 
 
-@cache
-def hops_and_sent(function: str, algorithm: str, ranks: int) -> tuple[int, float]:
-    """Steps one after another, and the part of the buffer that the busiest device sends in all of them."""
-    steps = ALGORITHMS[function][algorithm](ranks)
-    sent = [Fraction(0)] * ranks
-    times = Counter(map(id, steps))                      # a ring's steps are one and the same
-    for step in {id(step): step for step in steps}.values():
-        for source, _, share in step:
-            sent[source] += times[id(step)] * share
-    return len(steps), float(max(sent))
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A collective on a cluster: the algorithm, its time, and the bytes that all links together carry."""

@@ -19,7 +19,7 @@ from pydantic import Field
 from ..sim.config import Config, load
 from ..sim.errors import ConfigError
 from ..sim.units import BytesPerSecond
-from .collectives import hops_and_sent
+from .collectives import LEAST_SENT
 from .gpu_config import DEVICE_FOLDER, Gpu
 
 OPERATIONS = ("allreduce", "allgather", "reducescatter", "alltoall", "send_recv")
@@ -119,9 +119,9 @@ def _gather_like(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candid
 
 
 def _steps(function: str, size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:
-    """The algorithms whose steps use every rank's link evenly."""
-    found = (hops_and_sent(function, algorithm, ranks) for algorithm in ("direct", "ring"))
-    return [(float(hops), size_bytes * share, wire.efficiency) for hops, share in found]
+    """The direct and the ring algorithm: both send the least there is, in one step or in one step a neighbour."""
+    share, rounds = float(LEAST_SENT[function](ranks)), 2.0 if function == "allreduce" else 1.0
+    return [(rounds * hops, size_bytes * share, wire.efficiency) for hops in (1.0, ranks - 1.0)]
 
 
 def _send(size_bytes: float, ranks: int, wire: LinkClass) -> list[_Candidate]:

@@ -7,6 +7,8 @@ tensors where a fused one moves three.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -44,23 +46,33 @@ def vector_work(
     if dtype not in ELEMENT_BYTES:
         raise ConfigError(f"{op} is not modelled in {dtype}", key="dtype", value=dtype, allowed=tuple(ELEMENT_BYTES))
     m, n, warm = (np.atleast_1d(np.asarray(a, dtype=float)) for a in np.broadcast_arrays(m, n, l2_warm))
-    architecture, library, device = gpu.architecture, gpu.library, gpu.device
-    elements = m * n
+    library, elements = gpu.library, m * n
     least_bytes = elements * FUSED_TENSORS[op] * ELEMENT_BYTES[dtype]
     moved = least_bytes * (1.0 + (library.passes.get(op, 1.0) - 1.0) * _reread_misses(gpu, n * ELEMENT_BYTES[dtype]))
-    kernels = library.kernels.get(op, 1)
-
-    dram_bytes = moved * l2_miss_share(gpu, least_bytes, warm)
-    rate = np.minimum(gpu.dram_stream_bytes_per_s * architecture.vector_stream,
-                      latency_limited_bytes_per_s(gpu, np.full_like(m, _BYTES_IN_FLIGHT_PER_SM * device.sms)))
-    dram_s = dram_bytes / rate
-    flops = elements * FLOPS_PER_ELEMENT[op]
-    lanes_s = flops / (device.fp32_flops_per_cycle_per_sm / 2.0 * device.sms * device.clock_hz)
-    core_s = np.maximum(moved / (gpu.l2_bytes_per_s * architecture.vector_l2_share), lanes_s)
+    work = stream_work(gpu, least_bytes, elements * FLOPS_PER_ELEMENT[op], l2_warm=warm, moved_bytes=moved,
+                       kernels=library.kernels.get(op, 1.0))
     if op in library.bytes_per_cycle_per_sm:
-        core_s = np.maximum(core_s, _issue_seconds(gpu, m, least_bytes, library.bytes_per_cycle_per_sm[op]))
-    launch_s = np.full_like(m, (kernels * architecture.vector_launch_us + library.host_gap_us) * 1e-6)
-    return KernelWork(launch_s, core_s, dram_s, flops, flops, dram_bytes, moved, "fp32")
+        work = replace(work, core_s=np.maximum(
+            work.core_s, _issue_seconds(gpu, m, least_bytes, library.bytes_per_cycle_per_sm[op])))
+    return work
+
+
+def stream_work(
+    gpu: Gpu, least_bytes: ArrayLike, flops: ArrayLike, *, l2_warm: ArrayLike = False, moved_bytes: ArrayLike | None = None,
+    kernels: float = 1.0,
+) -> KernelWork:
+    """The work of any streaming kernel: *flops* fp32 operations on operands of *least_bytes*, read and written once, or in passes
+    that move *moved_bytes*."""
+    least, operations, warm, moved = (np.atleast_1d(np.asarray(a, dtype=float)) for a in np.broadcast_arrays(
+        least_bytes, flops, l2_warm, least_bytes if moved_bytes is None else moved_bytes))
+    architecture, device = gpu.architecture, gpu.device
+    dram_bytes = moved * l2_miss_share(gpu, least, warm)
+    rate = np.minimum(gpu.dram_stream_bytes_per_s * architecture.vector_stream,
+                      latency_limited_bytes_per_s(gpu, np.full_like(least, _BYTES_IN_FLIGHT_PER_SM * device.sms)))
+    lanes_s = operations / (device.fp32_flops_per_cycle_per_sm / 2.0 * device.sms * device.clock_hz)
+    core_s = np.maximum(moved / (gpu.l2_bytes_per_s * architecture.vector_l2_share), lanes_s)
+    launch_s = np.full_like(least, (kernels * architecture.vector_launch_us + gpu.library.host_gap_us) * 1e-6)
+    return KernelWork(launch_s, core_s, dram_bytes / rate, operations, operations, dram_bytes, moved, "fp32")
 
 
 def _reread_misses(gpu: Gpu, row_bytes: Array) -> Array:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from ..sim.errors import ConfigError
 from ..workloads.experts import Experts
 from ..workloads.graph import OperatorGraph, program_order
+from ..workloads.images import Convolution, Pool
 from ..workloads.operators import Attention, Gemm, KvAppend, Operator
+from ..workloads.recurrent import LstmCell
 from ..workloads.vector import Elementwise, Norm, Rope
 
 
@@ -42,6 +44,10 @@ class Kernel:
 
 def kernels_of(graph: OperatorGraph, ranks: int = 1) -> tuple[Kernel, ...]:
     """The launches of *graph* in program order, each rank of *ranks* GPUs doing its part of the heads and columns."""
+    undivided = next((op for op in program_order(graph) if ranks > 1 and isinstance(op, Convolution | Pool | LstmCell)), None)
+    if undivided is not None:
+        raise ConfigError(f"{undivided.name}: tensor parallelism of {undivided.kind!r} is not modelled", key="--tp", value=ranks,
+                          mend="leave --tp out; networks of images and recurrent ones are divided by batch")
     groups: list[list[Operator]] = []
     for op in program_order(graph):
         if groups and _shares_launch(groups[-1][-1], op):

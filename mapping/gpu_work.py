@@ -10,12 +10,14 @@ import numpy as np
 
 from ..arch import gpu_attention, gpu_gemm, gpu_moe, gpu_vector
 from ..arch.gpu_config import Gpu
-from ..arch.gpu_kernel import KernelWork
+from ..arch.gpu_kernel import KernelWork, choose, run
 from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
-from ..sim.units import ceil_div
+from ..sim.units import FLOPS_PER_MAC, ceil_div
 from ..workloads.experts import Experts
+from ..workloads.images import Convolution, Pool
 from ..workloads.operators import Attention, Embedding, Gemm, KvAppend, Operator, SelectLast
+from ..workloads.recurrent import LstmCell
 from ..workloads.vector import Elementwise, Norm, Rope, Softmax
 from .gpu_kernels import Kernel
 
@@ -48,7 +50,7 @@ def signature(kernel: Kernel) -> Hashable:
             tuple(op.signature for op in kernel.operators))
 
 
-def matmul_format(op: Gemm | Experts) -> str:
+def matmul_format(op: Gemm | Experts | Convolution) -> str:
     """The format of the library's kernel for *op*; a ConfigError when there is none for the pair."""
     weights, activations = _plain(op.inputs[2 if isinstance(op, Experts) else 1].dtype), _plain(op.inputs[0].dtype)
     if weights == activations and weights in _SAME:
@@ -62,7 +64,7 @@ def matmul_format(op: Gemm | Experts) -> str:
 
 def compute_format(op: Operator) -> str:
     """The format in which the products of *op* are multiplied."""
-    if isinstance(op, Gemm | Experts):
+    if isinstance(op, Gemm | Experts | Convolution):
         return matmul_format(op)
     name = _plain(op.inputs[0].dtype)
     return name if name in _SAME else "fp32"
@@ -147,10 +149,38 @@ def _norm(gpu: Gpu, kernel: Kernel) -> KernelWork:
                                   l2_warm=_is_warm(op))
 
 
+def _convolution(gpu: Gpu, kernel: Kernel) -> KernelWork:
+    """An implicit GEMM: its rows are output positions, its reduction a window, one problem a group; bias and activation are done in
+    its epilogue. A pixel comes from DRAM once for all windows that see it, so traffic shrinks as the image does beside the matrix
+    of windows. Where groups have few filters the tiles run mostly empty; libraries have a direct kernel on the lanes, and the
+    faster is taken (cuDNN: implicit precomputed GEMM, and its own depth-wise kernels)."""
+    op = kernel.first
+    assert isinstance(op, Convolution)
+    dtype, image = matmul_format(op), op.inputs[0]
+    tensors = gpu_gemm.gemm_work(gpu, op.positions, op.group_filters, op.k, batch=op.groups, dtype=dtype)
+    others = sum(t.nbytes for t in (*op.inputs[1:], *op.outputs))
+    seen = image.dtype.bytes_for(op.touched_elements(image))
+    windows = image.dtype.bytes_for(op.positions * op.k * op.groups)
+    shrinks = min(1.0, (seen + others) / (windows + others))
+    implicit = replace(tensors, dram_bytes=tensors.dram_bytes * shrinks, dram_s=tensors.dram_s * shrinks)
+    direct = gpu_vector.stream_work(gpu, seen + others, FLOPS_PER_MAC * op.macs + op.vector_flops)
+    return choose(run(gpu, direct).seconds < run(gpu, implicit).seconds, direct, implicit)
+
+
+def _streamed(gpu: Gpu, kernel: Kernel) -> KernelWork:
+    """A kernel that reads and writes its operands once (a pooling's windows overlap in L1)."""
+    op = kernel.first
+    nbytes = sum(t.dtype.bytes_for(op.touched_elements(t)) for t in (*op.inputs, *op.outputs))
+    return gpu_vector.stream_work(gpu, nbytes / kernel.parts, op.vector_flops / kernel.parts, l2_warm=_is_warm(op))
+
+
 _WORK: dict[type[Operator], Callable[[Gpu, Kernel], KernelWork]] = {
     Gemm: _gemm,
     Attention: _attention,
     Experts: _experts,
+    Convolution: _convolution,
+    Pool: _streamed,
+    LstmCell: _streamed,
     Norm: _norm,
     Elementwise: _elementwise,
     Softmax: _vector("softmax", lambda op: int(op.rows), lambda op: int(op.cols)),

@@ -18,6 +18,7 @@ from tilesim.sim.errors import ConfigError
 from tilesim.sim.report import Report
 from tilesim.validation.gpu_models import Engine, step
 from tilesim.validation.gpu_shapes import SHAPES
+from tilesim.workloads import single
 from tilesim.workloads.graph import OperatorGraph, program_order
 from tilesim.workloads.model import ModelConfig
 from tilesim.workloads.single import single_operator
@@ -43,6 +44,12 @@ def attention(group: int, q_tokens: int, context: int, batch: int, head_dim: int
 def vector(kind: str, rows: int, cols: int) -> OperatorGraph:
     return single_operator(kind, {"rows": rows, "cols": cols, "function": "layernorm" if kind == "norm" else "gelu_tanh_mul",
                                   "dtype": "bf16"})[0]
+
+
+def conv(extent: int, channels: int, filters: int, size: int, *, stride: int = 1, padding: int = 0, groups: int = 1,
+         batch: int = 1) -> OperatorGraph:
+    return single.conv(extent, extent, channels, filters, filter_height=size, filter_width=size, stride=stride, padding=padding,
+                       groups=groups, batch=batch)
 
 
 graphs = st.one_of(
@@ -96,6 +103,39 @@ def test_whole_models_obey_the_laws(board: str, batch: int, tokens: int, is_pref
     workload = (tilesim.prefill(TINY, prompt=tokens, batch=batch, weights=weights) if is_prefill
                 else tilesim.decode(TINY, context=tokens, batch=batch, weights=weights))
     check_laws(tilesim.simulate(board, workload, tensor_parallel=possible(board, ranks)), workload.lower())
+
+
+@few
+@given(boards, st.integers(1, 40), st.integers(1, 64), st.sampled_from([1, 2, 3]), st.sampled_from([(16, 48, 1), (96, 24, 4),
+                                                                                                  (64, 64, 64)]))
+def test_convolutions_obey_the_laws(board: str, batch: int, extent: int, stride: int, widths: tuple[int, int, int]) -> None:
+    channels, filters, groups = widths
+    graph = conv(extent, channels, filters, min(3, extent), stride=stride, groups=groups, batch=batch)
+    check_laws(run_graph(find_gpu(board), graph, "case", 0, {}), graph)
+
+
+@pytest.mark.parametrize("model", ["resnet-50", "tpu-v1-lstm1"])
+def test_networks_of_layers_run_on_boards(model: str) -> None:
+    workload = tilesim.inference(model, batch=4)
+    check_laws(tilesim.simulate("h100-sxm", workload), workload.lower())
+    if model == "resnet-50":
+        with pytest.raises(ConfigError, match="tensor parallelism of 'conv'"):
+            tilesim.simulate("h100-sxm", workload, tensor_parallel=2)
+
+
+def test_a_convolution_of_single_pixels_is_a_matrix_product() -> None:
+    """56 × 56 positions of 256 channels into 64 filters: m = 3136, k = 256, n = 64, and the same operands."""
+    seconds = [run_graph(find_gpu("a100-sxm-80gb"), graph, "case", 0, {}).seconds for graph in (
+        conv(56, 256, 64, 1), gemm(3136, 64, 256, 1, "bf16"))]
+    assert seconds[0] == pytest.approx(seconds[1], rel=1e-9)
+
+
+def test_a_depthwise_convolution_streams_its_image() -> None:
+    """One filter a channel would leave 127 of 128 columns of a tile empty; the direct kernel is bound by DRAM instead."""
+    graph = conv(112, 512, 512, 3, padding=1, groups=512, batch=32)
+    report = run_graph(find_gpu("a100-sxm-80gb"), graph, "case", 0, {})
+    image_s = 2 * 2 * 32 * 112 * 112 * 512 / find_gpu("a100-sxm-80gb").dram_stream_bytes_per_s
+    assert image_s < report.seconds < 1.2 * image_s
 
 
 @pytest.mark.parametrize("board", BOARDS)

@@ -123,7 +123,8 @@ def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]
     reasons = {raw["row_id"]: skip_reason(raw, gpus) for raw in table}
     for raw in table:
         reason = reasons[raw["row_id"]]
-        if number(raw, "power_w") > 0 or raw["op"] not in (*KERNEL_OPS, *OPERATIONS):
+        metered = number(raw, "power_w") > 0
+        if raw["op"] not in (*KERNEL_OPS, *OPERATIONS) or (metered and raw["op"] in KERNEL_OPS):
             continue
         if reason is not None:
             rows.append(skip(raw["row_id"], raw["op"], _expected_us(raw), reason, **_facts(raw)))
@@ -131,7 +132,8 @@ def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]
             kernels.append(raw)
         elif raw["op"] in OPERATIONS:
             try:
-                rows.append(_collective_row(raw, gpus[raw["device"]]))
+                scored = _collective_row(raw, gpus[raw["device"]])
+                rows.append(replace(scored, group=f"metered:{raw['op']}") if metered else scored)
             except UNPREDICTABLE as error:
                 rows.append(skip(raw["row_id"], raw["op"], _expected_us(raw), f"no prediction: {error}", **_facts(raw)))
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):

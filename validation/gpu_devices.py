@@ -7,8 +7,11 @@ its row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from ..arch.gpu_config import Gpu, GpuDevice, assemble, shipped_gpus
 from ..sim.errors import ConfigError
@@ -37,10 +40,14 @@ def known_gpus(reference: Path | None) -> dict[str, Gpu]:
         table = read_table(path)
         if not table or not set(table[0]) >= DEVICE_COLUMNS:
             continue
-        for row in table:
+        for line, row in enumerate(table, start=2):
             name = row["device"]
             if name in gpus:
-                gpus[name] = with_overrides(gpus[name], row, shipped_rows.get(name, {}))
+                try:
+                    gpus[name] = with_overrides(gpus[name], row, shipped_rows.get(name, {}))
+                except ValueError as error:
+                    raise ConfigError(f"{name}: {error}", file=str(path), line=line, value=name,
+                                      mend="mend the cell, or leave it empty to keep the shipped figure") from None
                 continue
             try:
                 gpus[name] = from_row(row)
@@ -55,13 +62,22 @@ def csv_files(reference: Path) -> list[Path]:
 
 
 def with_overrides(gpu: Gpu, row: Mapping[str, str], shipped_row: Mapping[str, str]) -> Gpu:
-    """*gpu* with the figures of *row* that differ from *shipped_row*."""
+    """*gpu* with the figures of *row* that differ from *shipped_row*; a ValueError where they make no board."""
     update: dict[str, object] = {}
     for column, (field, factor) in _OVERRIDES.items():
         value = number(row, column)
         if value == value and (not shipped_row or value != number(shipped_row, column)):
-            update[field] = int(value * factor) if field in ("sms", "l2_bytes", "dram_capacity_bytes") else value * factor
-    return Gpu(gpu.device.model_copy(update=update), gpu.architecture, gpu.library) if update else gpu
+            if not 0 < value < math.inf:
+                raise ValueError(f"{column} is {row[column]!r}; a number above 0 is wanted")
+            update[field] = round(value * factor) if field in ("sms", "l2_bytes", "dram_capacity_bytes") else value * factor
+    if not update:
+        return gpu
+    try:
+        device = GpuDevice.model_validate(gpu.device.model_dump() | update)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(str(first["msg"]).removeprefix("Value error, ")) from None
+    return Gpu(device, gpu.architecture, gpu.library)
 
 
 def from_row(row: Mapping[str, str]) -> Gpu:

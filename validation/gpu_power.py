@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..arch.gpu_collectives import OPERATIONS
 from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
 from .gpu_rows import KERNEL_OPS, UNPREDICTABLE, RawRow, note, number, predict_kernels
@@ -38,6 +39,10 @@ def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], reasons: Mappin
             except UNPREDICTABLE as error:
                 reason = f"no prediction: {error}"
                 rows.append(skip(raw["row_id"], "power:roofline", number(raw, "power_w"), reason, device=raw["device"]))
+        elif raw["op"] in OPERATIONS:
+            rows.append(skip(raw["row_id"], f"power:{raw['op']}", number(raw, "power_w"), reasons[raw["row_id"]] or
+                             "collectives have no energy of their own: links and switches are no part of a board",
+                             device=raw["device"]))
         elif raw["op"] == "power":
             rows.append(skip(raw["row_id"], "power:power", number(raw, "power_w"),
                              "the kernel's operation and byte counts are not in the row", device=raw["device"]))

@@ -56,7 +56,16 @@ def lacking(row: RawRow) -> str | None:
         text = note(row, key)
         if text is not None and not _is_positive(text):
             return f"the row's note {key} is {text!r}, no number above 0"
-    if op == "attention_prefill" and number(row, "kv_len") < number(row, "q_len"):
+    ranks = number(row, "ranks", 1.0)
+    if op in _NEEDED and op not in KERNEL_OPS and not (ranks >= 1 and ranks.is_integer()):
+        return f"the row's ranks are {row['ranks']!r}, no whole number above 0"
+    if op.startswith("e2e_") and 0 < number(row, "batch") < 1:
+        return f"the row's batch is {row['batch']!r}, less than a sequence"
+    if op == "attention_decode" and not 1 <= number(row, "q_len", 1.0) < math.inf:
+        return f"the row's q_len is {row['q_len']!r}, less than a token"
+    if op in OPERATIONS and op != "send_recv" and ranks < 2:
+        return "a collective of one rank moves nothing"
+    if op in ("attention_prefill", "attention_decode") and number(row, "kv_len") < number(row, "q_len", 1.0):
         return "the row's cache is shorter than its queries"
     if op in ("attention_prefill", "attention_decode") and number(row, "heads") % number(row, "kv_heads"):
         return "the row's heads are no multiple of its KV heads"
@@ -134,12 +143,12 @@ def predict_group(gpu: Gpu, op: str, dtype: str, rows: Sequence[RawRow]) -> Kern
         searched = np.array([SEARCHED_FLAG in (row.get("flag") or "").split() for row in rows])
         return gpu_gemm.gemm(gpu, column("m"), column("n"), column("k"), batch=column("batch", 1.0), dtype=dtype, l2_warm=warm,
                              quantise=~searched)
-    if op == "attention_decode":
+    if op == "attention_decode" and np.all(column("q_len", 1.0) == 1):
         return gpu_attention.decode(gpu, column("batch"), column("heads"), column("kv_heads"), column("head_dim"),
                                     column("kv_len"), dtype=dtype, l2_warm=warm)
-    if op == "attention_prefill":
+    if op in ("attention_decode", "attention_prefill"):             # several new tokens: speculative decoding
         return gpu_attention.prefill(gpu, column("batch"), column("heads"), column("kv_heads"), column("head_dim"),
-                                     column("q_len"), column("kv_len"), dtype=dtype, l2_warm=warm)
+                                     column("q_len", 1.0), column("kv_len"), dtype=dtype, l2_warm=warm)
     if op == "moe":
         return _predict_moe(gpu, dtype, rows, column, warm)
     plain = gpu_vector.vector(gpu, op, column("m"), column("n"), dtype=dtype, l2_warm=warm)

@@ -33,6 +33,13 @@ def test_one_rank_needs_no_collective() -> None:
     assert collective_seconds(find_gpu("h100-sxm"), "allreduce", 1e6, 1) == 0.0
 
 
+def test_thousands_of_ranks_cost_no_time_to_predict() -> None:
+    """One hop of a direct exchange however many there are; no list of their n² transfers is made."""
+    gpu = find_gpu("mi300x")
+    few, many = (collective_seconds(gpu, "allgather", 1.0, ranks) for ranks in (2, 100_000))
+    assert few <= many < 1.001 * few
+
+
 def test_bridged_pairs_fall_back_to_the_host_link_beyond_two_ranks() -> None:
     gpu, pairs = find_gpu("h100-sxm"), link_class("nvlink4-pairs")
     assert collective_seconds(gpu, "allreduce", 1e8, 4, pairs) > 3 * collective_seconds(gpu, "allreduce", 1e8, 2, pairs)

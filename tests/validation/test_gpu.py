@@ -75,6 +75,47 @@ def test_a_devices_table_that_says_something_new_wins(tmp_path: Path) -> None:
     assert known_gpus(tmp_path)["A100-80GB"] == known_gpus(None)["A100-80GB"]
 
 
+@pytest.mark.parametrize(("column", "value"), [("tdp_W", "20"), ("sm_or_cu", "0"), ("dram_GBps", "inf"), ("max_mhz", "-3")])
+def test_a_figure_that_makes_no_board_is_refused_with_its_place(tmp_path: Path, column: str, value: str) -> None:
+    """20 W are below what an H100 takes when it idles."""
+    rows = read_table(SHIPPED.parent / "gpu_devices.csv")
+    changed = [dict(r, **{column: value}) if r["device"] == "H100-SXM5-80GB" else r for r in rows]
+    place = 2 + [r["device"] for r in rows].index("H100-SXM5-80GB")
+    (tmp_path / "d.csv").write_text("\n".join([",".join(rows[0]), *(",".join(r.values()) for r in changed)]) + "\n")
+    with pytest.raises(ConfigError, match=rf"d\.csv:{place}: H100-SXM5-80GB: "):
+        known_gpus(tmp_path)
+
+
+def kernel_row(op: str, **cells: str) -> dict[str, str]:
+    columns = (*MEASURED_COLUMNS, "batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len", "bytes", "ranks", "power_w", "extra")
+    return dict.fromkeys(columns, "") | {"device": "H100-SXM5-80GB", "dtype": "bf16", "median_us": "100", "op": op,
+                                         "row_id": "r"} | cells
+
+
+def test_decode_rows_of_several_new_tokens_take_them_all() -> None:
+    """Eight drafted tokens multiply eight times as much; on Hopper one pass over the cache serves them."""
+    sizes = {"batch": "16", "heads": "32", "kv_heads": "8", "head_dim": "128", "kv_len": "8192"}
+    one, same, eight, many = (score({"t": [kernel_row("attention_decode", **sizes, q_len=q)]}, known_gpus(None)).rows[0].got
+                              for q in ("", "1", "8", "512"))
+    assert one is not None
+    assert eight is not None
+    assert many is not None
+    assert one == same < eight < 2 * one < many
+
+
+@pytest.mark.parametrize(("cells", "reason"), [
+    ({"ranks": "2.5"}, "ranks are '2.5'"), ({"ranks": "1"}, "moves nothing"), ({"ranks": "-4"}, "gives no ranks")])
+def test_collectives_of_no_whole_number_of_ranks_are_skipped(cells: dict[str, str], reason: str) -> None:
+    (row,) = score({"t": [kernel_row("allreduce", bytes="1000000", **cells)]}, known_gpus(None)).rows
+    assert row.skipped is not None
+    assert reason in row.skipped
+
+
+def test_a_metered_collective_is_timed_apart_and_its_watts_are_skipped() -> None:
+    rows = score({"t": [kernel_row("allreduce", bytes="1000000", ranks="4", power_w="300")]}, known_gpus(None)).rows
+    assert {(row.group, row.skipped is None) for row in rows} == {("metered:allreduce", True), ("power:allreduce", False)}
+
+
 def test_an_error_inside_the_measured_spread_is_none() -> None:
     assert compare("c", "g", 10.0, 11.0, 5.0, low=9.0, high=12.0).error_pct == 0.0
     assert compare("c", "g", 10.0, 13.0, 5.0, low=9.0, high=12.0).error_pct == pytest.approx(10.0)
@@ -173,3 +214,12 @@ def test_no_row_spoils_another() -> None:
 def test_models_are_known_by_any_spelling(name: str, shape: str) -> None:
     assert shape_named(name) == SHAPES[shape]
     assert shape_named("none") is None
+
+
+def test_models_of_another_size_and_shipped_models_are_told_apart() -> None:
+    assert shape_named("gpt3-13b") is None
+    assert shape_named("llama-3-80b") is None
+    assert shape_named("deepseek-ai/DeepSeek-V3.1") == shape_named("DeepSeek-V3-0324") == SHAPES["deepseek-v3"]
+    small = shape_named("Llama-3.2-1B-Instruct")
+    assert small is not None
+    assert (small.layers, small.hidden, small.kv_heads) == (16, 2048, 8)
