@@ -132,8 +132,8 @@ def measured_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> list[Row]
             kernels.append(raw)
         elif raw["op"] in OPERATIONS:
             try:
-                scored = _collective_row(raw, gpus[raw["device"]])
-                rows.append(replace(scored, group=f"metered:{raw['op']}") if metered else scored)
+                row = _collective_row(raw, gpus[raw["device"]])
+                rows.append(replace(row, group=f"metered:{raw['op']}") if metered else row)
             except UNPREDICTABLE as error:
                 rows.append(skip(raw["row_id"], raw["op"], _expected_us(raw), f"no prediction: {error}", **_facts(raw)))
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):

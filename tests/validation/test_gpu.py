@@ -1,16 +1,17 @@
 """The GPU suite on its shipped rows: recognised by columns, scored as the contract says, within its tolerances."""
 
 import json
+import math
 import time
 from pathlib import Path
 
 import pytest
-from tilesim.arch.gpu_config import find_gpu
+from tilesim.arch.gpu_config import Gpu, find_gpu
 from tilesim.arch.gpu_gemm import gemm
 from tilesim.sim.errors import ConfigError
 from tilesim.validation.contract import GroupSummary, ValidationResult, compare
 from tilesim.validation.gpu import SHIPPED, score, validate
-from tilesim.validation.gpu_devices import known_gpus
+from tilesim.validation.gpu_devices import from_row, known_gpus
 from tilesim.validation.gpu_models import Engine, step
 from tilesim.validation.gpu_power import steady_power_w
 from tilesim.validation.gpu_rows import MEASURED_COLUMNS, read_table
@@ -67,6 +68,45 @@ def test_a_device_that_only_the_reference_describes_is_predicted(tmp_path: Path)
     assert scored.group == "gemm:uncalibrated"
 
 
+def made(**cells: str) -> Gpu:
+    """A board from the row of the H200, with other cells."""
+    row = next(r for r in read_table(SHIPPED.parent / "gpu_devices.csv") if r["device"] == "H200-SXM-141GB")
+    return from_row({**row, "device": "New-Board", **cells})
+
+
+def test_a_new_board_takes_what_its_row_lacks_from_its_nearest_kin() -> None:
+    whole = made()
+    assert whole.architecture.name == "hopper"
+    assert whole.device.tensor_flops_per_cycle_per_sm == find_gpu("h200-sxm").device.tensor_flops_per_cycle_per_sm
+    for column in ("max_mhz", "spec_boost_mhz", "l2_MB", "fp32_TFLOPs", "bf16_TFLOPs", "fp8_TFLOPs", "tdp_W", "link_GBps_per_dir",
+                   "dram_GiB"):
+        board = made(**{column: ""})
+        assert board.peak_flops_per_s("bf16") == pytest.approx(whole.peak_flops_per_s("bf16"), rel=0.1)
+        assert board.device.power_limit_w == pytest.approx(700, rel=0.1)
+        assert board.device.l2_bytes == pytest.approx(50e6, rel=0.1)
+    for column in ("sm_or_cu", "dram_GBps"):
+        with pytest.raises(ValueError, match=column):
+            made(**{column: ""})
+
+
+@pytest.mark.parametrize(("cells", "architecture", "library"), [
+    ({"arch": "Blackwell", "sm_or_cu": "188", "dram_GBps": "1792", "bf16_TFLOPs": "504", "max_mhz": "2617",
+      "spec_boost_mhz": "2617"}, "blackwell-rtx", "fused-2025"),
+    ({"arch": "Blackwell Ultra", "sm_or_cu": "160", "bf16_TFLOPs": "2500", "max_mhz": "1965", "spec_boost_mhz": "1965"},
+     "blackwell", "fused-2025"),
+    ({"arch": "Ada Lovelace", "sm_or_cu": "76", "dram_GBps": "736", "bf16_TFLOPs": "97", "link_GBps_per_dir": "32"}, "ada",
+     "fused-2025"),
+    ({"arch": "Turing", "sm_or_cu": "72", "dram_GBps": "672", "bf16_TFLOPs": "130"}, "turing", "eager-2023"),
+    ({"arch": "CDNA 3", "sm_or_cu": "304", "dram_GBps": "5300", "bf16_TFLOPs": "1307", "l2_MB": "4"}, "cdna3", "fused-2025"),
+    ({"arch": "Rubin"}, "hopper", "fused-2025")])
+def test_the_family_of_a_new_board(cells: dict[str, str], architecture: str, library: str) -> None:
+    """By its name and its rates by SM, which tell the two dies of a name apart; an unknown name by the nearest board."""
+    board = made(**cells)
+    assert (board.architecture.name, board.library.name) == (architecture, library)
+    assert all(rate == 2 ** round(math.log2(rate)) for rate in board.device.tensor_flops_per_cycle_per_sm.values())
+    assert board.device.l2_bytes >= 50e6            # the last level, where another one stands before the memory
+
+
 def test_a_devices_table_that_says_something_new_wins(tmp_path: Path) -> None:
     rows = read_table(SHIPPED.parent / "gpu_devices.csv")
     changed = [dict(r, dram_GBps="5000") if r["device"] == "H100-SXM5-80GB" else r for r in rows]
@@ -97,10 +137,11 @@ def test_decode_rows_of_several_new_tokens_take_them_all() -> None:
     sizes = {"batch": "16", "heads": "32", "kv_heads": "8", "head_dim": "128", "kv_len": "8192"}
     one, same, eight, many = (score({"t": [kernel_row("attention_decode", **sizes, q_len=q)]}, known_gpus(None)).rows[0].got
                               for q in ("", "1", "8", "512"))
+    assert one == same
     assert one is not None
     assert eight is not None
     assert many is not None
-    assert one == same < eight < 2 * one < many
+    assert one < eight < 2 * one < many
 
 
 @pytest.mark.parametrize(("cells", "reason"), [
