@@ -114,9 +114,10 @@ def from_row(row: Mapping[str, str], shipped: Iterable[Gpu] | None = None) -> Gp
         stated = told[column] * 1e12 / (sms * rated_hz)
         return float(2.0 ** round(math.log2(stated))) if stated else kins
 
-    kins: dict[str, float] = kin.tensor_flops_per_cycle_per_sm
+    kins = kin.tensor_flops_per_cycle_per_sm
     halves = per_sm("bf16_TFLOPs", kins.get("fp16", 0.0))
-    rates = {pipe: halves * kins[pipe] / kins["fp16"] for pipe in ("fp16", "bf16", "tf32") if pipe in kins}
+    sixteen_bits: tuple[str, ...] = ("fp16", "bf16", "tf32")
+    rates = {pipe: halves * kins[pipe] / kins["fp16"] for pipe in sixteen_bits if pipe in kins}
     if rates:       # the matrix pipes of 8 and 4 bits have two and four times the rate of 16 bits, whatever accumulates
         rates |= {"int8": kins.get("int8", 0.0), "fp8": min(2.0 * halves, per_sm("fp8_TFLOPs", kins.get("fp8", 0.0))),
                   "fp4": min(4.0 * halves, per_sm("fp4_TFLOPs", kins.get("fp4", 0.0)))}
