@@ -54,6 +54,7 @@ class GpuArchitecture(Config):
     simt_tiles: tuple[tuple[int, int], ...] = ((128, 128), (128, 64), (64, 64), (32, 64), (128, 32), (64, 128))
     simt_batched_tiles: tuple[tuple[int, int], ...] = ()    # of batches, where the library has fewer fp32 kernels for them
     tiles_by_dtype: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)   # formats with a menu of their own
+    threads_per_sm: Annotated[int, Field(ge=1)] = 2048     # resident at most: CUDA C programming guide, technical specifications
     shared_memory_per_sm_bytes: Bytes
     pipeline_stages: Annotated[int, Field(ge=1)]    # k-slices that a main loop keeps in flight at most
     registers_per_sm_bytes: Bytes           # that accumulators may take: the register file, or tensor memory
@@ -124,6 +125,9 @@ class GpuLibrary(Config):
     decode_slots_per_element: NotNegative = 0.0    # decode attention without matrix cores: lane slots for each cached element
     bytes_per_cycle_per_sm: dict[str, Positive] = Field(default_factory=dict)   # issue-bound operators
     passes: dict[str, Positive] = Field(default_factory=dict)     # traffic of an operator over its fused least
+    row_threads: dict[str, Positive] = Field(default_factory=dict)    # of the block that works on a row, where it is not 256
+    # Rows of so many columns at most stay in the registers of a warp, so that nothing is read twice.
+    register_row_columns: dict[str, int] = Field(default_factory=dict)
     kernels: dict[str, Positive] = Field(default_factory=dict)    # launches of an operator, where it is not one
     host_gap_us: NotNegative = 0.0          # eager calls: part of the host's launch that event timing does not hide
     sources: tuple[str, ...]
@@ -240,6 +244,11 @@ def assemble(device: GpuDevice, folder: Path = DEVICE_FOLDER) -> Gpu:
                _part(GpuLibrary, device.library, folder, "libraries"))
 
 
+def named_library(name: str) -> GpuLibrary:
+    """The shipped library called *name*."""
+    return _part(GpuLibrary, name, DEVICE_FOLDER, "libraries")
+
+
 @cache
 def _part(schema: type[PartT], name: str, folder: Path, shelf: str) -> PartT:
     for root in (folder, DEVICE_FOLDER):
@@ -270,4 +279,4 @@ def find_gpu(name: str) -> Gpu:
 
 
 __all__ = ["ELEMENT_BYTES", "PIPELINES", "QUANTISED", "Gpu", "GpuArchitecture", "GpuDevice", "GpuLibrary", "assemble",
-           "find_gpu", "load_gpu", "shipped_gpus"]
+           "find_gpu", "load_gpu", "named_library", "shipped_gpus"]

@@ -26,9 +26,13 @@ FLOPS_PER_ELEMENT = {"rmsnorm": 4.0, "add_rmsnorm": 5.0, "layernorm": 7.0, "soft
 #: Bytes a resident thread has in flight in a streaming kernel (one 16-byte load), and threads resident in an SM
 #: (2048 of cc 7–10, half of them in flight on average).
 _BYTES_IN_FLIGHT_PER_SM = 16 * 2048
-#: Thread blocks of one row each that an SM holds (256 threads of 2048), and the share of L2 where their rows still hit.
-_ROWS_IN_FLIGHT_PER_SM = 8
-_REREAD_SHARE_OF_L2 = 0.5
+#: Threads of the block that works on one row where the library says nothing. PyTorch's softmax has half as many as the row has
+#: 16-byte words, up to a power of two (SoftMax.cu, SoftMax_getBlockSize).
+_ROW_THREADS, _MOST_SOFTMAX_THREADS, _WORD_BYTES = 256.0, 1024.0, 16.0
+#: Issue-bound rates stand in bytes of elements of 16 bits, in which they were read.
+_ISSUE_ELEMENT_BYTES = 2.0
+#: Rows in flight hit L2 when they are read again while what is read and written meanwhile fits in it.
+_STREAMS = 2.0
 
 
 def vector(
@@ -48,12 +52,15 @@ def vector_work(
     m, n, warm = (np.atleast_1d(np.asarray(a, dtype=float)) for a in np.broadcast_arrays(m, n, l2_warm))
     library, elements = gpu.library, m * n
     least_bytes = elements * FUSED_TENSORS[op] * ELEMENT_BYTES[dtype]
-    moved = least_bytes * (1.0 + (library.passes.get(op, 1.0) - 1.0) * _reread_misses(gpu, n * ELEMENT_BYTES[dtype]))
-    work = stream_work(gpu, least_bytes, elements * FLOPS_PER_ELEMENT[op], l2_warm=warm, moved_bytes=moved,
+    row_bytes = n * ELEMENT_BYTES[dtype]
+    in_registers = np.where(n <= library.register_row_columns.get(op, 0), 1.0, 0.0)
+    rereads = (library.passes.get(op, 1.0) - 1.0) * _reread_misses(gpu, op, row_bytes) * (1.0 - in_registers)
+    work = stream_work(gpu, least_bytes, elements * FLOPS_PER_ELEMENT[op], l2_warm=warm, moved_bytes=least_bytes * (1.0 + rereads),
                        kernels=library.kernels.get(op, 1.0))
     if op in library.bytes_per_cycle_per_sm:
-        work = replace(work, core_s=np.maximum(
-            work.core_s, _issue_seconds(gpu, m, least_bytes, library.bytes_per_cycle_per_sm[op])))
+        issue_s = _issue_seconds(gpu, m, elements * FUSED_TENSORS[op] * _ISSUE_ELEMENT_BYTES, library.bytes_per_cycle_per_sm[op])
+        issue_s = issue_s * (1.0 - in_registers)
+        work = replace(work, core_s=np.maximum(work.core_s, issue_s))
     return work
 
 
@@ -75,15 +82,18 @@ def stream_work(
     return KernelWork(launch_s, core_s, dram_bytes / rate, operations, operations, dram_bytes, moved, "fp32")
 
 
-def _reread_misses(gpu: Gpu, row_bytes: Array) -> Array:
+def _reread_misses(gpu: Gpu, op: str, row_bytes: Array) -> Array:
     """Share of a row's second reading that goes to DRAM: the rows in flight on all SMs may be more than L2 keeps."""
-    in_flight = gpu.device.sms * _ROWS_IN_FLIGHT_PER_SM * row_bytes
-    result: Array = np.clip(in_flight / (_REREAD_SHARE_OF_L2 * gpu.device.l2_bytes), 0.0, 1.0)
-    return result
+    threads = np.full_like(row_bytes, gpu.library.row_threads.get(op, _ROW_THREADS))
+    if op == "softmax":
+        threads = np.clip(2.0 ** np.ceil(np.log2(row_bytes / _WORD_BYTES / 2.0)), 32.0, _MOST_SOFTMAX_THREADS)
+    in_flight = gpu.device.sms * np.floor(gpu.architecture.threads_per_sm / threads) * row_bytes
+    return l2_miss_share(gpu, _STREAMS * in_flight, np.ones_like(in_flight))
 
 
 def _issue_seconds(gpu: Gpu, rows: Array, least_bytes: Array, bytes_per_cycle_per_sm: float) -> Array:
-    """Kernels with one narrow load per thread and index arithmetic around it are bound by their instructions."""
+    """Kernels with one narrow load per thread and index arithmetic around it are bound by their instructions: as many for an
+    element of any format, so that *least_bytes* are those of 16-bit ones, for which the rates stand."""
     active = np.minimum(gpu.device.sms, rows)
     result: Array = least_bytes / (active * bytes_per_cycle_per_sm * gpu.device.clock_hz)
     return result

@@ -1,8 +1,9 @@
 """What the host adds to measured rows, by framework: one constant for each way through it, fitted by `calibrate_hosts`.
 
-LLMCompass times PyTorch calls with `time.time()` and a synchronise. Matrix products and softmax are eager calls; its layer norm
-and GELU are `torch.compile`d functions, whose guards run before every call (software_model/layernorm.py and gelu.py of its
-repository): two ways through one framework. The Splitwise profiles ran vLLM of 2023, whose host launches a layer's kernels.
+LLMCompass times PyTorch calls with `time.time()` and a synchronise. Softmax is an eager call of a kernel of PyTorch's own; a matrix
+product goes through the vendor's library, whose heuristic picks a kernel at every call; its layer norm and GELU are `torch.compile`d
+functions, whose guards run before every call (software_model/matmul.py, layernorm.py and gelu.py of its repository): three ways
+through one framework. The Splitwise profiles ran vLLM of 2023, whose host launches a layer's kernels.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ class Hosts(Config):
     """Host time of each way through each framework."""
 
     cuda_eager_call_us: _Microseconds
+    cuda_matmul_call_us: _Microseconds
     cuda_compiled_call_us: _Microseconds
     rocm_eager_call_us: _Microseconds
+    rocm_matmul_call_us: _Microseconds
     rocm_compiled_call_us: _Microseconds
     vllm_2023_layer_us: _Microseconds           # on the slower host
 
@@ -45,9 +48,10 @@ def hosts() -> Hosts:
 
 
 def call_field(board: str, operator: str) -> str:
-    """The constant of a PyTorch call: by the board's vendor and by whether LLMCompass compiled the operator."""
+    """The constant of a PyTorch call: by the board's vendor and by the way that the operator takes."""
     vendor = "rocm" if board.startswith("mi") else "cuda"
-    return f"{vendor}_{'compiled' if operator in COMPILED else 'eager'}_call_us"
+    way = "compiled" if operator in COMPILED else "matmul" if operator == "matmul" else "eager"
+    return f"{vendor}_{way}_call_us"
 
 
 def layer_us(board: str) -> float:

@@ -1,7 +1,8 @@
 """The measured rows of LLMCompass (ISCA 2024): PyTorch operators timed on the host, launch and synchronise included.
 
-`time.time()` stands around the call and a device synchronise, so every time holds a host part: one constant for eager calls and
-one for compiled functions (`gpu_hosts`), fitted to half of these rows; the other half is scored apart, as `…:held`.
+`time.time()` stands around the call and a device synchronise, so every time holds a host part: one constant for eager kernels of
+PyTorch's own, one for calls of the vendor's matrix library and one for compiled functions (`gpu_hosts`), fitted to half of these
+rows; the other half is scored apart, as `…:held`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from ..arch import gpu_gemm, gpu_vector
 from ..arch.gpu_collectives import collective_seconds
-from ..arch.gpu_config import Gpu, GpuLibrary
+from ..arch.gpu_config import Gpu, GpuLibrary, named_library
 from ..sim.errors import ConfigError
 from .contract import Row, compare, skip
-from .gpu_hosts import call_field, hosts, is_held
+from .gpu_hosts import COMPILED, call_field, hosts, is_held
 from .gpu_rows import RawRow, number
 
 LLMCOMPASS_COLUMNS = {"device", "dtype", "op", "batch", "M", "N", "K", "bytes", "measured_s"}
@@ -77,7 +78,7 @@ def kernel_s(raw: RawRow, gpus: Mapping[str, Gpu]) -> float | None:
     dtype = "fp32" if "fp32" in raw["dtype"] else "fp16"
     operator = _operator(raw["op"])
     m, n, k, batch = (number(raw, c, 1.0) for c in ("M", "N", "K", "batch"))
-    eager = Gpu(gpu.device, gpu.architecture, _eager_library(gpus))
+    eager = Gpu(gpu.device, gpu.architecture, _library(operator, _board(raw)))
     try:
         if operator == "matmul":
             return float(gpu_gemm.gemm(eager, m, n, k, batch=batch, dtype=dtype, l2_warm=True).seconds[0])
@@ -93,10 +94,10 @@ def _board(raw: RawRow) -> str:
     return _BOARDS.get(raw["device"], "a100-sxm-80gb")
 
 
-def _eager_library(gpus: Mapping[str, Gpu]) -> GpuLibrary:
-    """Eager kernels whose launch is the host's part here, not the gap between events."""
-    library = next(gpu.library for gpu in gpus.values() if gpu.library.name == "eager-2023")
-    return library.model_copy(update={"host_gap_us": 0.0})
+def _library(operator: str, board: str) -> GpuLibrary:
+    """The kernels of a call, whose launch is the host's part here, not the gap between events."""
+    name = "eager-rocm-2023" if board.startswith("mi") else "compiled-2023" if operator in COMPILED else "eager-2023"
+    return named_library(name).model_copy(update={"host_gap_us": 0.0})
 
 
 def _operator(op: str) -> str:
