@@ -246,7 +246,8 @@ def assemble(device: GpuDevice, folder: Path = DEVICE_FOLDER) -> Gpu:
 
 def named_library(name: str) -> GpuLibrary:
     """The shipped library called *name*."""
-    return _part(GpuLibrary, name, DEVICE_FOLDER, "libraries")
+    found: GpuLibrary = _part(GpuLibrary, name, DEVICE_FOLDER, "libraries")
+    return found
 
 
 @cache

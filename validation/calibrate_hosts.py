@@ -20,13 +20,13 @@ import numpy as np
 
 from ..arch.gpu_config import Gpu
 from .gpu_devices import csv_files, known_gpus
-from .gpu_hosts import HOST_SPEED, HOSTS_FILE, is_held
+from .gpu_hosts import HOST_SPEED, HOSTS_FILE, is_held, vllm_2023_sequence_us
 from .gpu_llmcompass import LLMCOMPASS_COLUMNS, host_field, kernel_s, shape_key
 from .gpu_models import Engine, with_host
 from .gpu_rows import MEASURED_COLUMNS, RawRow, number, read_table
 from .gpu_whole import device_pass
 
-_GRID_US = tuple(2.0 * 1.02**step for step in range(300))        # 2 µs to 760 µs
+_GRID_US = tuple(2.0 * 1.02**step for step in range(330))        # 2 µs to 1350 µs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,9 @@ def rows_by_constant(reference: Path) -> dict[str, list[Shown]]:
                 if field is not None and device_s is not None:
                     shown[field].append(Shown(_call(device_s), number(raw, "measured_s"), is_held(shape_key(raw))))
         elif columns >= MEASURED_COLUMNS:
-            shown["vllm_2023_layer_us"] += [_step(raw, gpus) for raw in table if raw["op"] == "e2e_decode" and not raw["flag"]
-                                            and not number(raw, "power_w") > 0 and raw["device"] in gpus]
+            for op, field in (("e2e_decode", "vllm_2023_layer_us"), ("e2e_prefill", "vllm_2023_prompt_layer_us")):
+                shown[field] += [_step(raw, gpus) for raw in table if raw["op"] == op and not raw["flag"]
+                                 and not number(raw, "power_w") > 0 and raw["device"] in gpus]
     return {field: rows for field, rows in shown.items() if rows}
 
 
@@ -63,10 +64,12 @@ def _call(device_s: float) -> Callable[[float], float]:
 def _step(raw: RawRow, gpus: Mapping[str, Gpu]) -> Shown:
     gpu = gpus[raw["device"]]
     ran = device_pass(raw, gpu)
+    sequences_s = int(number(raw, "batch")) * vllm_2023_sequence_us(int(number(raw, "ranks", 1.0))) * 1e-6
     slower = HOST_SPEED.get(gpu.name, 1.0)
 
     def predict(host_us: float) -> float:
-        return with_host(ran.device_s, ran.layers * host_us / slower * 1e-6, Engine(host_us, "eager"), is_decode=True)
+        layers_s = ran.layers * host_us / slower * 1e-6
+        return with_host(ran.device_s, layers_s, Engine(host_us, "eager"), is_decode=raw["op"] == "e2e_decode") + sequences_s
 
     return Shown(predict, number(raw, "median_us") * 1e-6, is_held(raw["row_id"]))
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ..arch.gpu_config import Gpu, assemble, find_gpu
 from .contract import Row, compare, skip
+from .gpu_hosts import VLLM_HOST_US_PER_SEQUENCE
 from .gpu_models import Engine, cache_bytes_per_token, step
 from .gpu_rows import RawRow, number
-from .gpu_serving import MEMORY_SHARE, VLLM_HOST_US_PER_SEQUENCE, Request, simulate
+from .gpu_serving import MEMORY_SHARE, Request, simulate
 from .gpu_shapes import SHAPES
 
 TABLE = Path(__file__).resolve().parent / "data" / "gpu_cent.csv"

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
+from .gpu_hosts import VLLM_HOST_US_PER_SEQUENCE
 from .gpu_models import Engine, step
 from .gpu_rows import UNPREDICTABLE, RawRow, note, number
-from .gpu_serving import VLLM_HOST_US_PER_SEQUENCE
 from .gpu_shapes import Shape, shape_named
 
 #: Reported, not promised: what the engine does between steps is not in the rows.

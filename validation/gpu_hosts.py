@@ -1,9 +1,11 @@
 """What the host adds to measured rows, by framework: one constant for each way through it, fitted by `calibrate_hosts`.
 
-LLMCompass times PyTorch calls with `time.time()` and a synchronise. Softmax is an eager call of a kernel of PyTorch's own; a matrix
-product goes through the vendor's library, whose heuristic picks a kernel at every call; its layer norm and GELU are `torch.compile`d
-functions, whose guards run before every call (software_model/matmul.py, layernorm.py and gelu.py of its repository): three ways
-through one framework. The Splitwise profiles ran vLLM of 2023, whose host launches a layer's kernels.
+LLMCompass times PyTorch calls with `time.time()` and a synchronise. Softmax is an eager call of a kernel of PyTorch's own; a
+matrix product goes through the vendor's library, whose heuristic picks a kernel at every call; its layer norm and GELU are
+`torch.compile`d functions, whose guards run before every call (software_model/matmul.py, layernorm.py and gelu.py of its
+repository): three ways through one framework. The Splitwise profiles ran vLLM of 2023, whose host launches a layer's kernels: the
+attention of a step is one call of its extension, that of a prompt goes through xFormers, which looks for an operator in Python at
+every layer (vllm/model_executor/layers/attention.py of v0.2).
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ COMPILED = ("layernorm", "gelu")
 HOST_SPEED = {"a100-80gb": 1.0, "h100-80gb": 3.8 / 3.4 * 1.19 * 1.19}
 
 
+#: Host time that vLLM shows for each sequence of a batch: scheduling, sampling, detokenising. The framework's constant: what
+#: measured steps of 100–4000 sequences take beyond the device in CUDA graphs, over their sequences (36–44 µs on four boards).
+VLLM_HOST_US_PER_SEQUENCE = 40.0
+
+
 class Hosts(Config):
     """Host time of each way through each framework."""
 
@@ -38,7 +45,8 @@ class Hosts(Config):
     rocm_eager_call_us: _Microseconds
     rocm_matmul_call_us: _Microseconds
     rocm_compiled_call_us: _Microseconds
-    vllm_2023_layer_us: _Microseconds           # on the slower host
+    vllm_2023_layer_us: _Microseconds           # of a step, on the slower host
+    vllm_2023_prompt_layer_us: _Microseconds
 
 
 @cache
@@ -54,9 +62,17 @@ def call_field(board: str, operator: str) -> str:
     return f"{vendor}_{way}_call_us"
 
 
-def layer_us(board: str) -> float:
+def vllm_2023_sequence_us(ranks: int) -> float:
+    """Host time of one sequence in vLLM of 2023: the driver hands the batch to each of *ranks* workers in turn, pickled anew for
+    each (vllm/engine/llm_engine.py of v0.2, `_run_workers`: one Ray call a worker)."""
+    return VLLM_HOST_US_PER_SEQUENCE * ranks
+
+
+def layer_us(board: str, *, is_decode: bool) -> float:
     """Host time to launch one layer in the Splitwise profiles of *board*."""
-    return hosts().vllm_2023_layer_us / HOST_SPEED.get(board, 1.0)
+    constants = hosts()
+    slow_us = constants.vllm_2023_layer_us if is_decode else constants.vllm_2023_prompt_layer_us
+    return slow_us / HOST_SPEED.get(board, 1.0)
 
 
 def is_held(key: str) -> bool:

@@ -28,6 +28,7 @@ class Engine:
     mode: Literal["eager", "queued", "graph"]   # eager: host beside device; queued: prefill waits for it, decode does not
     dtype: str = "fp16"
     kv_dtype: str = "fp16"
+    host_us_per_sequence: float = 0.0       # handing one sequence of the batch to the workers, before anything is launched
     dequantises_from_tokens: int | None = None     # of so many tokens it widens narrow weights in memory and multiplies in 16 bits
 
 
@@ -58,7 +59,7 @@ def step(
     look_up = gpu_vector.vector(gpu, "embed", tokens, shape.hidden, dtype="fp16")
     device_s = shape.layers * (layer_s + reduce_s) + _seconds(head) + _seconds(look_up)
     host_s = shape.layers * engine.host_us_per_layer * 1e-6
-    seconds = with_host(device_s, host_s, engine, is_decode=q_len == 1)
+    seconds = with_host(device_s, host_s, engine, is_decode=q_len == 1) + batch * engine.host_us_per_sequence * 1e-6
     energy = ranks * (shape.layers * layer_j + _joules(head) + gpu.device.idle_power_w * (
         seconds - shape.layers * layer_s - _seconds(head)))
     return Step(device_s, seconds, energy, shape.layers)

@@ -18,6 +18,7 @@ from statistics import fmean
 
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu, GpuDevice, assemble
 from .contract import Row, compare, skip
+from .gpu_hosts import VLLM_HOST_US_PER_SEQUENCE
 from .gpu_models import Engine, cache_bytes_per_token, step
 from .gpu_rows import RawRow, number
 from .gpu_shapes import Shape, shape_named
@@ -31,10 +32,7 @@ _TOKEN_BUDGET, MEMORY_SHARE = 2048, 0.9
 #: `max_num_seqs` that engines are run with (vLLM's defaults by version and board, and the profiles' 128). A log shows which by the
 #: sequences that ran side by side; waiting for a place is most of the first-token time.
 _SEQUENCE_LIMITS = (128, 256, 512, 1024)
-#: Host time that a vLLM iteration in CUDA graphs shows for each sequence that decodes: scheduling, sampling, detokenising. The
-#: framework's one host constant: what measured steps of 100–4000 sequences take beyond the device, over their sequences (36–44 µs).
-VLLM_HOST_US_PER_SEQUENCE = 40.0
-#: TensorRT-LLM's, whose C++ loop hardly sees the batch: one constant a step.
+#: Host time of TensorRT-LLM, whose C++ loop hardly sees the batch: one constant a step.
 _TRTLLM_HOST_US_PER_STEP = 1500.0
 #: Grid of contexts, tokens, and points of the grid of batches in a power of two: a decode step's time is taken as linear between.
 _CONTEXT_GRID, _BATCHES_IN_AN_OCTAVE = 256, 16

@@ -1,7 +1,7 @@
 """Measured whole forward passes: prefill and decode of served models, layer stacks, serving runs.
 
-The profiles ran eagerly, so the device waits for the host in small batches: one host constant for the framework, fitted by
-`calibrate_hosts` to half of the decode rows; the other half is scored apart too, as `…:held`.
+The profiles ran eagerly, so the device waits for the host in small batches: one constant for a layer of a step and one for a layer
+of a prompt, each fitted by `calibrate_hosts` to half of its rows; the other half is scored apart too, as `…:held`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ..arch.gpu_config import ELEMENT_BYTES, Gpu
 from .contract import Row, compare, skip
-from .gpu_hosts import is_held, layer_us
+from .gpu_hosts import is_held, layer_us, vllm_2023_sequence_us
 from .gpu_models import Engine, Step, cache_bytes_per_token, step
 from .gpu_rows import UNPREDICTABLE, RawRow, note, number
 from .gpu_shapes import Shape, shape_named
@@ -48,9 +48,11 @@ def whole_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], skip_reason: Ma
 
 def device_pass(raw: RawRow, gpu: Gpu) -> Step:
     """The forward pass of an `e2e_prefill` or `e2e_decode` row, with its host."""
-    engine = Engine(layer_us(gpu.name), "eager", _format(raw))
+    ranks = int(number(raw, "ranks", 1.0))
+    engine = Engine(layer_us(gpu.name, is_decode=raw["op"] == "e2e_decode"), "eager", _format(raw),
+                    host_us_per_sequence=vllm_2023_sequence_us(ranks))
     return step(gpu, _shape(raw), engine, batch=int(number(raw, "batch")), q_len=int(number(raw, "q_len")),
-                kv_len=int(number(raw, "kv_len")), ranks=int(number(raw, "ranks", 1.0)))
+                kv_len=int(number(raw, "kv_len")), ranks=ranks)
 
 
 def _shape(raw: RawRow) -> Shape:
