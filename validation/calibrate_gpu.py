@@ -23,7 +23,7 @@ import numpy as np
 
 from ..arch.gpu_config import DEVICE_FOLDER, Gpu, GpuArchitecture, shipped_gpus
 from ..sim import yaml_reader
-from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, RawRow, lacking, number, predict_group, read_table, split_by
+from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, RawRow, lacking, metered_w, number, predict_group, read_table, split_by
 
 #: Flags of rows that no hardware model should be fitted to (contract of `tilesim validate`).
 SKIPPED_FLAGS = ("launch_overhead", "coarse_1us", "active_experts_uncertain", "extrapolated_from_one_layer")
@@ -177,7 +177,7 @@ class Calibration:
     def loss(self, architecture: GpuArchitecture, parameter: Parameter | None = None) -> float:
         """Mean loss over the rows that show *parameter* (all rows without it) and the priors."""
         losses = [
-            row_loss(members, time.seconds, time.power_w)
+            row_loss(members, time.seconds, metered_w(gpu, time, members))
             for gpu, op, dtype, members in self.groups
             if parameter is None or (op in parameter.ops and (not parameter.dtypes or dtype in parameter.dtypes))
             for time in [predict_group(replace(gpu, architecture=architecture), op, dtype, members)]
@@ -251,7 +251,7 @@ def predict(
         gpu = gpus[device]
         gpu = replace(gpu, architecture=architectures.get(gpu.architecture.name, gpu.architecture))
         places, time = [index[id(row)] for row in members], predict_group(gpu, op, dtype, members)
-        seconds[places], watts[places] = time.seconds, time.power_w
+        seconds[places], watts[places] = time.seconds, metered_w(gpu, time, members)
     return seconds, watts
 
 

@@ -1,4 +1,4 @@
-"""Board power: kernels whose power was read while they ran, and sweeps of arithmetic intensity."""
+"""Board power: kernels whose power was read while they ran, over their measured period, and sweeps of arithmetic intensity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ..arch.gpu_collectives import OPERATIONS
 from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
-from .gpu_rows import KERNEL_OPS, UNPREDICTABLE, RawRow, note, number, predict_kernels
+from .gpu_rows import KERNEL_OPS, UNPREDICTABLE, RawRow, metered_w, note, number, predict_kernels
 
 TOLERANCE_PCT = 10.0
 #: Times of these kernels, reported apart: one run of one framework each, and the host paces the smaller 8-bit products (50, 75
@@ -26,8 +26,9 @@ def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], reasons: Mappin
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
         assert time is not None
         short = "" if number(raw, "median_us", 0.0) >= _FROM_US else ":lt100us"
-        rows.append(compare(raw["row_id"], f"power:{raw['op']}{short}", number(raw, "power_w"), float(time.power_w[0]),
-                            TOLERANCE_PCT, device=raw["device"], dtype=raw["dtype"]))
+        watts = float(metered_w(gpus[raw["device"]], time, [raw])[0])
+        rows.append(compare(raw["row_id"], f"power:{raw['op']}{short}", number(raw, "power_w"), watts, TOLERANCE_PCT,
+                            device=raw["device"], dtype=raw["dtype"]))
         rows.append(compare(raw["row_id"], f"metered:{raw['op']}{short}", number(raw, "median_us"), float(time.seconds[0]) * 1e6,
                             TIME_TOLERANCE_PCT, device=raw["device"], dtype=raw["dtype"]))
     for raw in table:
