@@ -66,6 +66,10 @@ class Parameter:
         found: float | None = value.get(self.key) if self.key is not None else value
         return found
 
+    def is_shown_by(self, rows: Iterable[RawRow]) -> bool:
+        """Whether a row among *rows* depends on the constant."""
+        return any(row["op"] in self.ops and (not self.dtypes or row["dtype"] in self.dtypes) for row in rows)
+
     def set(self, architecture: GpuArchitecture, value: float) -> GpuArchitecture:
         if self.key is None:
             return architecture.model_copy(update={self.field: value})
@@ -109,8 +113,9 @@ PARAMETERS = (
     Parameter("moe_efficiency", None, ("moe",), (), 0.5, high=1.0),
     Parameter("moe_stream", None, ("moe",), (), 0.2, high=1.0),
 )
-#: An architecture without rows takes the constants of this one (also used to leave out an architecture's only board).
-NEAREST = {"pascal": "volta", "volta": "turing", "turing": "volta", "ampere": "ampere-ga102", "ampere-ga102": "ampere",
+#: An architecture takes what no row of its own shows from this one: that with the most like SMs (GA102 has Ada's lanes and matrix
+#: rates, not GA100's).
+NEAREST = {"pascal": "volta", "volta": "turing", "turing": "volta", "ampere": "ampere-ga102", "ampere-ga102": "ada",
            "ampere-orin": "ampere", "ada": "blackwell-rtx", "blackwell-rtx": "ada", "hopper": "blackwell",
            "blackwell": "hopper", "cdna1": "cdna2", "cdna2": "cdna1", "cdna3": "cdna2", "cdna4": "cdna2", "rdna2": "cdna2"}
 
@@ -195,8 +200,7 @@ class Calibration:
     def fit(self) -> GpuArchitecture:
         """The architecture with its shown constants fitted; a constant that no row shows keeps its prior."""
         best = self.prior
-        shown = [p for p in PARAMETERS if p.get(best) is not None and best.name not in p.measured_on and any(
-            op in p.ops and (not p.dtypes or dtype in p.dtypes) for _, op, dtype, _ in self.groups)]
+        shown = [p for p in PARAMETERS if p.get(best) is not None and best.name not in p.measured_on and p.is_shown_by(self.rows)]
         for step in _STEPS:
             for _ in range(_SWEEPS_PER_STEP):
                 for parameter in shown:
@@ -233,12 +237,30 @@ def rows_by_architecture(rows: Iterable[RawRow], gpus: Mapping[str, Gpu]) -> dic
 
 
 def fit_all(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> dict[str, GpuArchitecture]:
-    """Every architecture that has rows, fitted to them."""
+    """Every architecture that has rows, fitted to them; what they do not show is that of the nearest architecture."""
+    by_architecture = rows_by_architecture(rows, gpus)
     fitted = {}
-    for name, members in rows_by_architecture(rows, gpus).items():
+    for name, members in by_architecture.items():
         prior = next(g.architecture for g in gpus.values() if g.architecture.name == name)
         fitted[name] = Calibration(prior, members, gpus).fit()
-    return fitted
+    return {name: completed(architecture, by_architecture[name], fitted.get(NEAREST[name]), by_architecture.get(NEAREST[name], []))
+            for name, architecture in fitted.items()}
+
+
+def completed(
+    architecture: GpuArchitecture, rows: Sequence[RawRow], donor: GpuArchitecture | None, donor_rows: Sequence[RawRow],
+) -> GpuArchitecture:
+    """*architecture* with the *donor*'s value of each constant that *rows* do not show and *donor_rows* do: one library's kernels
+    run on both. Energies stay its own."""
+    result = architecture
+    for parameter in PARAMETERS:
+        if donor is None or parameter.field.startswith("pj_") or architecture.name in parameter.measured_on:
+            continue
+        value = parameter.get(donor)
+        if value is not None and parameter.get(result) is not None and not parameter.is_shown_by(rows) and (
+                parameter.is_shown_by(donor_rows)):
+            result = parameter.set(result, value)
+    return result
 
 
 def predict(

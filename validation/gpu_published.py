@@ -32,9 +32,9 @@ ENGINES: dict[str, tuple[str, Engine]] = {
     "TensorRT-LLM": ("fused-2025", Engine(0.0, "graph")),
     "vLLM": ("fused-2025", Engine(0.0, "graph")),
     "MLC": ("fused-2025", Engine(0.0, "graph")),
-    # The baselines of QServe, spring of 2024. ASSUMED: the masked attention of the year before. Models whose heads share K and V come
-    # out at the pace of a kernel that reads both for each head (3–26 % off, 30–100 % too fast with packed heads); a build log of
-    # theirs would overturn it.
+    # The baselines of QServe, spring of 2024. ASSUMED: the masked attention of the year before. Models whose heads share K and V
+    # come out at the pace of a kernel that reads both for each head (3–26 % off, 30–100 % too fast with packed heads); a build log
+    # of theirs would overturn it.
     "TRT-LLM": ("trtllm-2023", Engine(0.0, "graph")),
     **dict.fromkeys(("QServe", "Atom", "QuaRot"), ("fused-2025", Engine(0.0, "graph"))),
     # Eager steps of one sequence take 22.1 ms for 32 layers on an A100, whatever the context.

@@ -9,7 +9,7 @@ import pytest
 from tilesim.arch.gpu_config import find_gpu, shipped_gpus
 from tilesim.sim.errors import ConfigError
 from tilesim.validation import calibrate_gpu
-from tilesim.validation.calibrate_gpu import with_priors
+from tilesim.validation.calibrate_gpu import fit_all, with_priors
 from tilesim.validation.calibrate_hosts import fit, mean_error, rows_by_constant
 from tilesim.validation.gpu_cross import cross_validated, fold_of, leave_one_device_out, twin_key
 from tilesim.validation.gpu_hosts import hosts
@@ -59,6 +59,17 @@ def test_a_board_alone_in_its_architecture_takes_the_nearest_ones_fitted_constan
     slow, fast = (leave_one_device_out([*rows_of("L4", 1.0), *rows_of("RTX-PRO-6000-Server", factor)], gpus)[:len(SHAPES)]
                   for factor in (3.0, 1.0))
     assert slow[0] > fast[0]
+
+
+def test_a_constant_that_no_row_shows_is_that_of_the_nearest_architecture() -> None:
+    """fp32 products show Ada's launch and nothing of its 16-bit pipe, which RTX PRO 6000's rows do; and without those it stays."""
+    gpus = with_priors(shipped_gpus())
+    plain = [{**r, "dtype": "fp32"} for r in rows_of("L4", 1.0)]
+    alone, beside = (fit_all(rows, gpus) for rows in (plain, plain + rows_of("RTX-PRO-6000-Server", 2.0)))
+    prior = next(g.architecture for g in gpus.values() if g.architecture.name == "ada")
+    assert alone["ada"].matmul_efficiency["fp16"] == prior.matmul_efficiency["fp16"]
+    assert beside["ada"].matmul_efficiency["fp16"] == beside["blackwell-rtx"].matmul_efficiency["fp16"]
+    assert beside["ada"].launch_us == alone["ada"].launch_us != beside["blackwell-rtx"].launch_us
 
 
 def test_a_held_fold_does_not_move_its_own_predictions() -> None:
