@@ -113,11 +113,13 @@ PARAMETERS = (
     Parameter("moe_efficiency", None, ("moe",), (), 0.5, high=1.0),
     Parameter("moe_stream", None, ("moe",), (), 0.2, high=1.0),
 )
-#: An architecture takes what no row of its own shows from this one: that with the most like SMs (GA102 has Ada's lanes and matrix
-#: rates, not GA100's).
+#: An architecture without rows takes the constants of this one (also used to leave out an architecture's only board).
 NEAREST = {"pascal": "volta", "volta": "turing", "turing": "volta", "ampere": "ampere-ga102", "ampere-ga102": "ada",
            "ampere-orin": "ampere", "ada": "blackwell-rtx", "blackwell-rtx": "ada", "hopper": "blackwell",
            "blackwell": "hopper", "cdna1": "cdna2", "cdna2": "cdna1", "cdna3": "cdna2", "cdna4": "cdna2", "rdna2": "cdna2"}
+#: Architectures whose SMs have the lanes and the matrix rates of another's: what no row of the one shows is that of the other.
+SAME_SMS = {"ada": "blackwell-rtx", "blackwell-rtx": "ada", "ampere-ga102": "ada", "turing": "volta", "volta": "turing",
+            "cdna1": "cdna2", "cdna2": "cdna1"}
 
 
 PRIORS = Path(__file__).resolve().parent / "data" / "gpu_priors.yaml"
@@ -237,13 +239,14 @@ def rows_by_architecture(rows: Iterable[RawRow], gpus: Mapping[str, Gpu]) -> dic
 
 
 def fit_all(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> dict[str, GpuArchitecture]:
-    """Every architecture that has rows, fitted to them; what they do not show is that of the nearest architecture."""
+    """Every architecture that has rows, fitted to them; what they do not show is that of the one with the same SMs."""
     by_architecture = rows_by_architecture(rows, gpus)
     fitted = {}
     for name, members in by_architecture.items():
         prior = next(g.architecture for g in gpus.values() if g.architecture.name == name)
         fitted[name] = Calibration(prior, members, gpus).fit()
-    return {name: completed(architecture, by_architecture[name], fitted.get(NEAREST[name]), by_architecture.get(NEAREST[name], []))
+    kin = {name: SAME_SMS.get(name, "") for name in fitted}
+    return {name: completed(architecture, by_architecture[name], fitted.get(kin[name]), by_architecture.get(kin[name], []))
             for name, architecture in fitted.items()}
 
 

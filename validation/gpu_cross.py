@@ -2,8 +2,9 @@
 
 Over shapes: the rows of every fifth of all shapes are predicted with constants fitted to the other four fifths, in times and in
 watts. Over boards: the rows of one board with constants that no row of it took part in. A board whose twin (the same chip under
-another name) has rows is left out together with it; what the rows of its siblings do not show is that of the nearest architecture
-fitted to that one's rows, as it would ship without it; facts and prior energies stay its own.
+another name) has rows is left out together with it; what the rows of its siblings do not show is that of the architecture with the
+same SMs, and a board alone takes all of the nearest one's, each fitted to that one's rows, as it would ship without it; facts and
+prior energies stay its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..arch.gpu_config import Gpu, GpuArchitecture
-from .calibrate_gpu import NEAREST, Calibration, borrowed, completed, fit_all, is_power, predict, rows_by_architecture, with_priors
+from .calibrate_gpu import (
+    NEAREST,
+    SAME_SMS,
+    Calibration,
+    borrowed,
+    completed,
+    fit_all,
+    is_power,
+    predict,
+    rows_by_architecture,
+    with_priors,
+)
 from .contract import Row, compare
 from .gpu_rows import VECTOR_OPS, RawRow, number
 
@@ -59,15 +71,15 @@ def leave_one_device_out(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.
         board = gpus[rows[places[0]]["device"]]
         name = board.architecture.name
         siblings = [row for row in by_architecture[name] if twin_key(gpus[row["device"]]) != key]
-        nearest = NEAREST[name]
-        if nearest not in donors:
-            prior = next(g.architecture for g in gpus.values() if g.architecture.name == nearest)
-            donors[nearest] = Calibration(prior, by_architecture.get(nearest, []), gpus).fit()
+        donor = SAME_SMS.get(name, "") if siblings else NEAREST[name]
+        if donor and donor not in donors:
+            prior = next(g.architecture for g in gpus.values() if g.architecture.name == donor)
+            donors[donor] = Calibration(prior, by_architecture.get(donor, []), gpus).fit()
         if siblings:
             fitted = Calibration(board.architecture, siblings, gpus).fit()
-            constants = completed(fitted, siblings, donors[nearest], by_architecture.get(nearest, []))
+            constants = completed(fitted, siblings, donors.get(donor), by_architecture.get(donor, []))
         else:
-            constants = borrowed(board.architecture, donors[nearest])
+            constants = borrowed(board.architecture, donors[donor])
         seconds[places] = predict([rows[i] for i in places], gpus, {name: constants})[0]
     return seconds
 

@@ -61,7 +61,7 @@ def test_a_board_alone_in_its_architecture_takes_the_nearest_ones_fitted_constan
     assert slow[0] > fast[0]
 
 
-def test_a_constant_that_no_row_shows_is_that_of_the_nearest_architecture() -> None:
+def test_a_constant_that_no_row_shows_is_that_of_the_architecture_with_the_same_sms() -> None:
     """fp32 products show Ada's launch and nothing of its 16-bit pipe, which RTX PRO 6000's rows do; and without those it stays."""
     gpus = with_priors(shipped_gpus())
     plain = [{**r, "dtype": "fp32"} for r in rows_of("L4", 1.0)]
