@@ -23,8 +23,8 @@ Int64Array = npt.NDArray[np.int64]
 FIELDS = {"Ro": "row", "Co": "column", "Ch": "channel", "Pc": "pseudo_channel", "Ra": "rank", "Sid": "stack_id",
           "Bg": "bank_group", "Ba": "bank"}
 _TOKEN = re.compile(r"(Ro|Co|Ch|Pc|Ra|Sid|Bg|Ba)(\d*)")
-#: Patterns of ranges that are kept with what they ask, and the most bursts and counts of one that is kept.
-_KNOWN, _KNOWN_SIZE = 64, 1 << 14
+#: Patterns of ranges that are kept with what they ask, and the most ranges of one that is kept.
+_KNOWN, _KNOWN_RANGES = 64, 1 << 11
 _TREE = ("pseudo_channel", "rank", "stack_id", "bank_group", "bank")
 
 
@@ -49,8 +49,13 @@ class Asked:
     """What a set of ranges asks of the channels: the channels of one kind are asked for the same channel-local bursts."""
 
     kind: Int64Array                     # [channel]
-    start: Int64Array                    # [kind, range]: first local burst; the same for all kinds that are asked for none
-    count: Int64Array                    # [kind, range]
+    runs: tuple[Int64Array, ...]         # for each kind (n, 2): first local burst and number of runs that are apart
+    bursts: int                          # of all runs of all kinds
+
+    def shifted(self, bursts: int) -> Asked:
+        """The same, so many local bursts further."""
+        further = np.array((bursts, 0))
+        return Asked(self.kind, tuple(runs + further for runs in self.runs), self.bursts) if bursts else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,11 @@ class AddressMap:
         start, end = start - rounds * size, end - rounds * size
         key = start.tobytes() + end.tobytes()
         known = self._known.pop(key, None) or self._asked(start, end)
-        if known.start.size <= _KNOWN_SIZE:
+        if len(start) <= _KNOWN_RANGES:
             self._known[key] = known                    # the last one asked for stands last
             if len(self._known) > _KNOWN:
                 del self._known[next(iter(self._known))]
-        return Asked(known.kind, known.start + rounds * self.granule_bursts, known.count)
+        return known.shifted(rounds * self.granule_bursts)
 
     def _asked(self, start: Int64Array, end: Int64Array) -> Asked:
         """:meth:`asked`: bounds change from one channel to the next only where a range begins or ends, and behind it."""
@@ -141,13 +146,27 @@ class AddressMap:
         changes = np.zeros(self.channels + 1, np.bool_)
         changes[0] = changes[edges] = changes[edges + 1] = True
         heads = np.flatnonzero(changes[:-1])
-        first = self.local_bounds(start, heads)
-        count = self.local_bounds(end, heads) - first
-        first *= count > 0
         numbers: dict[bytes, int] = {}
-        rows = [numbers.setdefault(a.tobytes() + b.tobytes(), len(numbers)) for a, b in zip(first, count, strict=True)]
-        one_of_each = [rows.index(kind) for kind in range(len(numbers))]
-        return Asked(np.repeat(np.array(rows), np.diff(np.append(heads, self.channels))), first[one_of_each], count[one_of_each])
+        kinds: list[int] = []
+        runs: list[Int64Array] = []
+        bursts = 0
+        for first, behind in zip(self.local_bounds(start, heads), self.local_bounds(end, heads), strict=True):
+            own = _joined(first, behind)
+            kind = numbers.setdefault(own.tobytes(), len(runs))
+            kinds.append(kind)
+            if kind == len(runs):
+                runs.append(own)
+                bursts += int(own[:, 1].sum())
+        return Asked(np.repeat(np.array(kinds), np.diff(np.append(heads, self.channels))), tuple(runs), bursts)
+
+
+def _joined(first: Int64Array, behind: Int64Array) -> Int64Array:
+    """(n, 2) of start and length: the runs [*first*, *behind*) in their order, those joined that follow each other."""
+    some = behind > first
+    first, behind = first[some], behind[some]
+    apart = np.flatnonzero(first[1:] != behind[:-1]) + 1
+    start, end = np.append(first[:1], first[apart]), np.append(behind[apart - 1], behind[-1:])
+    return np.stack((start, end - start), axis=1)
 
 
 def parse_mapping(text: str, organisation: Organisation, channels: int = 1) -> AddressMap:

@@ -83,40 +83,36 @@ class Channels:
         if idle:
             self.states[:, [at.S_DESC_HEAD, at.S_DESC_TAIL, at.S_DESC_LOW]] = 0
         self._split(asked.kind, transfers)
-        if self._unites and len(self.members) > len(asked.count):
-            self._served_twice += (len(self.members) - len(asked.count)) * int(asked.count[0].sum())
+        if self._unites and len(self.members) > len(asked.runs):
+            self._served_twice += (len(self.members) - len(asked.runs)) * asked.bursts // len(asked.runs)
             if idle and self._served_twice > _WORTH_A_LOOK:
                 self._unite(asked.kind, tick, transfers)
                 self._served_twice = 0
         self.most, self.fewest = max(self.most, len(self.members)), min(self.fewest, len(self.members))
         kinds = asked.kind[self._first]
-        if asked.count.shape[1] == 1:
-            transfers[transfer] = self._submit_one(asked.start[kinds, 0], asked.count[kinds, 0], tick, write, transfer), 0
+        if max(len(runs) for runs in asked.runs) == 1:
+            runs = np.array([runs[0] if len(runs) else (0, 0) for runs in asked.runs])[kinds]
+            transfers[transfer] = self._submit_one(runs[:, 0], runs[:, 1], tick, write, transfer), 0
             return
-        runs = []
-        for start, count in zip(asked.start, asked.count, strict=True):
-            wanted = count > 0
-            number = int(wanted.sum())
-            runs.append(descriptors(start[wanted], count[wanted], np.full(number, tick), np.full(number, write), transfer))
-        made = 0
+        rows, made = [descriptors(runs[:, 0], runs[:, 1], tick, write, transfer) for runs in asked.runs], 0
         for k, kind in enumerate(kinds):
-            number = len(runs[kind])
+            number = len(rows[kind])
             if number:
                 tail = self._room(k, number)
-                self.descriptors[k, tail:tail + number] = runs[kind]
-                self.states[k, at.S_DESC_TAIL] = tail + number
+                self._descriptors[k, tail:tail + number] = rows[kind]
+                self._states[k, at.S_DESC_TAIL] = tail + number
                 made += number
         transfers[transfer] = made, 0
 
     def _submit_one(self, start: Int64Array, count: Int64Array, tick: int, write: bool, transfer: int) -> int:
         """Queue one run of bursts for each class that has any; gives how many have."""
         wanted = np.flatnonzero(count)
-        if int(self.states[:, at.S_DESC_TAIL].max()) == self.descriptors.shape[1]:
+        if int(self.states[:, at.S_DESC_TAIL].max()) == self._descriptors.shape[1]:
             for k in wanted:
                 self._room(int(k), 1)
-        tail, count = self.states[wanted, at.S_DESC_TAIL], count[wanted]
-        self.descriptors[wanted, tail] = descriptors(start[wanted], count, np.full_like(count, tick), write, transfer)
-        self.states[wanted, at.S_DESC_TAIL] = tail + 1
+        tail = self._states[wanted, at.S_DESC_TAIL]
+        self._descriptors[wanted, tail] = descriptors(start[wanted], count[wanted], tick, write, transfer)
+        self._states[wanted, at.S_DESC_TAIL] = tail + 1
         return len(wanted)
 
     def _split(self, kind: Int64Array, transfers: Int64Array) -> None:

@@ -76,7 +76,7 @@ def _check_options(
 
 
 def descriptors(
-    start: Int64Array, count: Int64Array, tick: Int64Array, write: npt.NDArray[np.bool_] | bool, transfer: int,
+    start: Int64Array, count: Int64Array, tick: Int64Array | int, write: npt.NDArray[np.bool_] | bool, transfer: int,
 ) -> Int64Array:
     """Descriptor rows of one channel: runs of *count* consecutive local bursts from *start*, seen from *tick* on."""
     rows = np.zeros((len(start), at.D_SIZE), np.int64)

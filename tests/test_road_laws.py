@@ -163,14 +163,20 @@ def test_exact_run_takes_the_same_time(config: MachineConfig, graph: OperatorGra
 
 
 @pytest.mark.parametrize("phases", [1, 4])
-def test_two_layer_model_is_exact_with_several_channel_classes(phases: int) -> None:
-    """With refresh staggered over four groups of channels there are at least four classes; the time stays the exact one."""
+def test_two_layer_model_is_exact_with_several_channel_classes(phases: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With refresh staggered over four groups of channels there are at least four classes; time and counts stay the exact ones.
+
+    Classes that rows of the embedding and of the cache part unite as soon as they can.
+    """
+    monkeypatch.setattr("tilesim.memory.channels._WORTH_A_LOOK", 0)
     config = load_machine("hbm-npu", (f"parts.hbm.controller.refresh_phases={phases}", "parts.hbm.stacks=1"))
     workload = tilesim.decode(TINY, context=33, batch=3)
     reduced, exact = tilesim.simulate(config, workload), tilesim.simulate(config, workload, exact=True)
     assert reduced.memory["hbm"].details["channel_classes"] >= phases
     assert reduced.memory["hbm"].details["channel_classes"] < reduced.memory["hbm"].details["channels"]
     assert reduced.seconds == exact.seconds
+    assert reduced.memory["hbm"].details["commands"] == exact.memory["hbm"].details["commands"]
+    assert reduced.energy_lines == exact.energy_lines
 
 
 def test_same_input_gives_the_same_bytes() -> None:

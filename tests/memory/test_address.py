@@ -44,19 +44,19 @@ def test_a_range_is_one_run_in_each_channel(start: int, count: int, channels: in
 def test_channels_of_a_kind_are_asked_for_the_same_bursts(
     ranges: list[tuple[int, int]], channels: int, text: str, rounds: int,
 ) -> None:
-    """The bounds of each channel, one by one; also for the same ranges some whole rounds further, which are known by then."""
+    """The bursts of each channel, one by one and in order; also for the same ranges whole rounds further, known by then."""
     mapping = parse_mapping(text, HBM, channels)
     for shift in (0, rounds * channels * mapping.granule_bursts):
         start = np.array([first for first, _ in ranges]) + shift
         end = start + np.array([count for _, count in ranges])
-        low, high = mapping.local_bounds(start), mapping.local_bounds(end)
-        asked = mapping.asked(start, end)
-        assert np.array_equal(asked.count[asked.kind], high - low)
-        some = high > low
-        assert np.array_equal(asked.start[asked.kind][some], low[some])
-        assert len({(a.tobytes(), b.tobytes()) for a, b in zip(asked.start, asked.count, strict=True)}) == len(asked.count)
-        wanted = {np.where(n > 0, a, -1).tobytes() + n.tobytes() for a, n in zip(low, high - low, strict=True)}
-        assert len(asked.count) == len(wanted)
+        found = mapping.asked(start, end)
+        given = [np.concatenate([np.arange(first, first + count) for first, count in [*runs.tolist(), (0, 0)]])
+                 for runs in found.runs]
+        wanted = [np.concatenate([np.arange(*bounds) for bounds in np.stack((low, high), axis=1)])
+                  for low, high in zip(mapping.local_bounds(start), mapping.local_bounds(end), strict=True)]
+        assert all(np.array_equal(given[kind], bursts) for kind, bursts in zip(found.kind, wanted, strict=True))
+        assert len(found.runs) == len({bursts.tobytes() for bursts in wanted})
+        assert found.bursts == sum(map(len, given))
 
 
 @pytest.mark.parametrize(("text", "told"), [
