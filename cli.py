@@ -77,8 +77,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tp", type=int, default=None, metavar="N",
                         help="tensor parallel over N devices (default: what the machine says, else 1)")
     parser.add_argument("--objective", choices=("latency", "energy", "edp"), default="latency",
-                        help="what the search for mappings of matrix products makes small (default latency)")
-    parser.add_argument("--mapping", metavar="FILE", help="YAML of constraints that mappings of matrix products keep to")
+                        help="what the search for mappings of products and attention makes small (default latency)")
+    parser.add_argument("--mapping", metavar="FILE", help="YAML of constraints that mappings of products and attention keep to")
     parser.add_argument("--explain", action="store_true",
                         help="print each mapping: loop nest, bytes by level, predicted cycles, the runner-up and why it lost")
     parser.add_argument("--exact", action="store_true", help="switch every reduction off")

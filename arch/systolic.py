@@ -77,13 +77,13 @@ def gemm_total_cycles(
     return np.asarray(_times(m, k, n, config, batch).end, dtype=np.int64)
 
 
-def gemm_times(m: Ints, k: Ints, n: Ints, config: SystolicConfig) -> tuple[Any, Any, Any]:
+def gemm_times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: Any = 1) -> tuple[Any, Any, Any]:
     """Cycles to the first and to the last round's first streamed operand, and to the last result; elementwise."""
-    times = _times(m, k, n, config, 1)
+    times = _times(m, k, n, config, batch)
     return times.first_start, times.last_start, times.end
 
 
-def _times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: int) -> FoldTimes:
+def _times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: Any) -> FoldTimes:
     if config.timing == "scalesim":
         return scalesim_times(m, k, n, rows=config.rows, cols=config.cols, dataflow=config.dataflow, arrays=config.arrays,
                               batch=batch)

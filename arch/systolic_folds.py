@@ -59,7 +59,7 @@ class FoldTimes:
 
 
 def physical_times(
-    m: Ints, k: Ints, n: Ints, *, rows: int, cols: int, dataflow: Dataflow, arrays: int, double_buffered: bool, batch: int,
+    m: Ints, k: Ints, n: Ints, *, rows: int, cols: int, dataflow: Dataflow, arrays: int, double_buffered: bool, batch: Any,
 ) -> FoldTimes:
     """The times of the folds of *batch* GEMMs as the registers of the array allow; see the module's text."""
     on_rows, on_cols, stream = spatial_and_temporal(m, k, n, dataflow)
@@ -90,7 +90,7 @@ def physical_times(
 
 
 def scalesim_times(
-    m: Ints, k: Ints, n: Ints, *, rows: int, cols: int, dataflow: Dataflow, arrays: int, batch: int,
+    m: Ints, k: Ints, n: Ints, *, rows: int, cols: int, dataflow: Dataflow, arrays: int, batch: Any,
 ) -> FoldTimes:
     """The times that SCALE-Sim 3.0.0 charges: every fold takes the whole array, and no fold overlaps the next.
 

@@ -12,9 +12,14 @@ from itertools import islice, zip_longest
 from typing import Any
 
 from ..sim.dtypes import DTYPES
+from ..sim.errors import ConfigError
 from ..sim.program import Segment, View
 from ..workloads.operators import Attention, Operator
-from .attention_tiles import Heads, KeySpan, choose_attention_tile, key_spans, mask_params, spans_between
+from .attention_explain import attention_notes
+from .attention_search import AttentionChoice, choose_attention, given_tile
+from .attention_space import AttentionTask
+from .attention_tiles import AttentionTile, Heads, KeySpan, key_spans, mask_params, rule_tile, spans_between
+from .constraints import AttentionConstraints
 from .storage import whole_units
 from .target import Site
 from .tiles import Operand, Tiler, permute, reshape, tiles
@@ -40,8 +45,24 @@ class _Parts:
         self.new_k, self.new_v = (operands[3], operands[4]) if self.has_new else (self.k, self.v)
         self.slot = operands[3].first_row if self.has_new else None
         self.heads = Heads.of(op)
-        self.tile = choose_attention_tile(op, self.q, self.k, site)
+        self.task = AttentionTask.of(op, operands, site.target)
+        self.choice: AttentionChoice | None = None
+        self.tile = self._choose()
         self.tiler = Tiler(op.name, operands, site)
+
+    def _choose(self) -> AttentionTile:
+        """The tile: what the search finds for flash; unfused, the fixed rule's."""
+        constraints = self.site.constraints.of(self.op.name).attention
+        rule = rule_tile(self.op, self.q, self.k, self.site)
+        try:
+            if self.site.attention == "unfused":
+                return given_tile(self.task, rule, self.site, constraints)
+            self.choice = choose_attention(self.task, rule, self.site, constraints)
+        except ConfigError as error:
+            if constraints == AttentionConstraints():
+                raise
+            raise self.site.constraints.blamed(error, self.op.name, "attention") from None
+        return self.choice.tile
 
     def query_tiles(self) -> Iterator[_Queries]:
         """The tiles of queries, in order."""
@@ -74,8 +95,9 @@ class _Parts:
         """The choices, for the report. ``counted_macs`` are the pairs that the mask lets through; the segment executes more where a
         tile is masked in part (flash), or all (unfused)."""
         tile = self.tile
-        return {"style": style, "counted_macs": self.op.macs, "unit": tile.unit, "heads_tile": tile.heads, "q_tile": tile.q_tokens,
-                "kv_tile": tile.kv_tokens, "group": self.heads.group}
+        notes = {"style": style, "counted_macs": self.op.macs, "unit": tile.unit, "heads_tile": tile.heads, "q_tile": tile.q_tokens,
+                 "kv_tile": tile.kv_tokens, "ways": tile.ways, "group": self.heads.group}
+        return notes if self.choice is None else {**notes, **attention_notes(self.choice, self.task)}
 
 
 class _Queries:

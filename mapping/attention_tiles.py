@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ..arch.systolic import gemm_cycles
+from ..sim.dtypes import DType
 from ..workloads.operators import Attention
 from .gemm_heuristic import check_format
-from .target import ACCUMULATORS, ACTIVATION, STREAM, TILE_BYTES, VECTOR, Site
+from .target import TILE_BYTES, Site
 from .tiles import Operand, tiles
 
 #: Keys that the lanes take at a time at most; ASSUMED: a longer row of scores saves no work, only records.
@@ -78,8 +79,8 @@ def choose_attention_unit(op: Attention, q: Operand, site: Site) -> str:
     return target.mxu if array_cycles / target.array.clock_hz <= lanes_s else target.vpu
 
 
-def choose_attention_tile(op: Attention, q: Operand, kv: Operand, site: Site) -> AttentionTile:
-    """The largest tile, from a preferred size down, of which two (at last, one) fit into every pool."""
+def rule_tile(op: Attention, q: Operand, kv: Operand, site: Site) -> AttentionTile:
+    """The fixed rule: the largest tile, from a preferred size down, of which two (at last, one) fit into every pool."""
     heads, array = Heads.of(op), site.target.array
     unit = choose_attention_unit(op, q, site)
     if unit == site.target.mxu and heads.group * heads.q_tokens >= array.rows:
@@ -91,29 +92,34 @@ def choose_attention_tile(op: Attention, q: Operand, kv: Operand, site: Site) ->
     smallest = AttentionTile(unit, 1, 1, 1)
     for copies in (2, 1):
         tile = preferred
-        while not _fits(tile, heads, q, kv, site, copies) and tile != smallest:
+        while not tile_fits(tile, heads, q.dtype, kv.dtype, site, copies) and tile != smallest:
             tile = _smaller(tile, heads, site)
-        if _fits(tile, heads, q, kv, site, copies):
+        if tile_fits(tile, heads, q.dtype, kv.dtype, site, copies):
             return replace(tile, ways=copies if unit == site.target.mxu else 1)
     return smallest
 
 
-def _fits(tile: AttentionTile, heads: Heads, q: Operand, kv: Operand, site: Site, copies: int) -> bool:
-    """Whether *copies* tiles in flight fit into the pools, each tile of keys no larger than tiles are."""
-    m, keys = tile.heads * heads.group * tile.q_tokens, tile.heads * tile.kv_tokens * heads.head_dim
-    scores, sums = 4 * m * tile.kv_tokens, 4 * m * heads.head_dim
-    packed = 2 * q.dtype.bytes_for(m * heads.head_dim)                     # queries in, results out
-    lanes = q.dtype.bytes_for(m * tile.kv_tokens) + 8 * m + packed
-    if site.target.must_dequantize(kv.dtype, q.dtype):
-        lanes += 2 * q.dtype.bytes_for(keys)
-    on_lanes = tile.unit == site.target.vpu
-    wanted = {
-        ACCUMULATORS: 0 if on_lanes else (1 + copies) * scores + copies * sums,
-        VECTOR: copies * (lanes + (scores + sums if on_lanes else 0)),
-        STREAM: 2 * copies * kv.dtype.bytes_for(keys),
-        ACTIVATION: copies * (packed + 2 * q.dtype.bytes_for(keys)) if site.room.activation_bytes else 0,
-    }
-    return kv.dtype.bytes_for(keys) <= TILE_BYTES and all(nbytes <= site.room.of(pool) for pool, nbytes in wanted.items())
+def tile_fits(tile: AttentionTile, heads: Heads, q: DType, kv: DType, site: Site, copies: int) -> bool:
+    """Whether *copies* tiles in flight fit into the pools."""
+    return bool(fits(tile.unit, tile.heads, tile.q_tokens, tile.kv_tokens, heads, q, kv, site, copies))
+
+
+def fits(unit: str, heads_tile: Any, q_tile: Any, kv_tile: Any, heads: Heads, q: DType, kv: DType, site: Site, copies: int) -> Any:
+    """Whether *copies* tiles in flight fit into the pools, each tile of keys no larger than tiles are; elementwise."""
+    m, keys = heads_tile * heads.group * q_tile, heads_tile * kv_tile * heads.head_dim
+    scores, sums = 4 * m * kv_tile, 4 * m * heads.head_dim
+    packed = 2 * q.bytes_for(m * heads.head_dim)                           # queries in, results out
+    lanes = q.bytes_for(m * kv_tile) + 8 * m + packed
+    if site.target.must_dequantize(kv, q):
+        lanes = lanes + 2 * q.bytes_for(keys)
+    on_lanes, room = unit == site.target.vpu, site.room
+    ok = (kv.bytes_for(keys) <= TILE_BYTES) & (2 * copies * kv.bytes_for(keys) <= room.stream_bytes)
+    ok &= copies * (lanes + (scores + sums if on_lanes else 0)) <= room.vector_bytes
+    if not on_lanes:
+        ok &= (1 + copies) * scores + copies * sums <= room.accumulator_bytes
+    if room.activation_bytes:
+        ok &= copies * (packed + 2 * q.bytes_for(keys)) <= room.activation_bytes
+    return ok
 
 
 def _smaller(tile: AttentionTile, heads: Heads, site: Site) -> AttentionTile:
@@ -127,7 +133,20 @@ def _smaller(tile: AttentionTile, heads: Heads, site: Site) -> AttentionTile:
     return replace(tile, q_tokens=-(-tile.q_tokens // 2))
 
 
-def key_spans(op: Attention, slot: int | None, tile_tokens: int, q_first: int, q_count: int) -> list[KeySpan]:
+class Masked(Protocol):
+    """What decides which keys a query sees."""
+
+    @property
+    def q_tokens(self) -> int: ...
+    @property
+    def kv_tokens(self) -> int: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def window(self) -> int | None: ...
+
+
+def key_spans(op: Masked, slot: int | None, tile_tokens: int, q_first: int, q_count: int) -> list[KeySpan]:
     """The tiles of keys that some of the queries q_first … q_first + q_count − 1 see; *slot*: where the run's own rows begin.
 
     Rows are positions, but for one query over a ring cache, which sees them all whatever their order.

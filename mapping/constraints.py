@@ -3,6 +3,8 @@
     gemm:
       outer: n
       k_tile: 1024
+    attention:
+      kv_tile: 512
     operators:
       "layers.*.mlp.up": {gemm: {m_tile: 512}}
 """
@@ -10,10 +12,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -56,47 +58,84 @@ class GemmConstraints(Config):
         return {name: value for name, value in self.model_dump().items() if name != "search" and value is not None}
 
 
+class AttentionConstraints(Config):
+    """Fields of ``attention_tiles.AttentionTile`` that are given; the search chooses the others. *search: heuristic* takes the
+    fixed rule."""
+
+    search: Literal["pruned", "exhaustive", "heuristic"] = "pruned"
+    unit: Literal["arrays", "lanes"] | None = None
+    heads_tile: Extent | None = None
+    q_tile: Extent | None = None
+    kv_tile: Extent | None = None
+    ways: Annotated[int, Field(ge=1, le=4)] | None = None
+
+    @model_validator(mode="after")
+    def _can_take_turns(self) -> AttentionConstraints:
+        if self.unit == "lanes" and self.ways not in (None, 1):
+            raise ValueError(f"ways: {self.ways} is a choice of the arrays, where tiles of queries take turns; the unit is lanes")
+        return self
+
+    def fixed(self) -> dict[str, int | str]:
+        """The fields of a tile that are given, by their names there."""
+        given = {"unit": self.unit, "heads": self.heads_tile, "q_tokens": self.q_tile, "kv_tokens": self.kv_tile, "ways": self.ways}
+        return {name: value for name, value in given.items() if value is not None}
+
+
 class OperatorConstraints(Config):
     """What holds for the operators of one name pattern."""
 
     gemm: GemmConstraints = GemmConstraints()
+    attention: AttentionConstraints = AttentionConstraints()
+
+    def constrains(self, kind: str) -> bool:
+        """Whether anything is given for operators of *kind*."""
+        given = getattr(self, kind)
+        return bool(given != type(given)())
 
 
-class Constraints(Config):
+#: What can be constrained → what its operators are called.
+CONSTRAINED = {"gemm": "matrix product", "attention": "attention"}
+
+
+class Constraints(OperatorConstraints):
     """A whole file of constraints. Of several patterns that match an operator's name the last one counts."""
 
-    gemm: GemmConstraints = GemmConstraints()
     operators: dict[str, OperatorConstraints] = Field(default_factory=dict)
     _document: Document | None = PrivateAttr(default=None)
 
     def of(self, operator: str) -> OperatorConstraints:
         """What holds for *operator*."""
         pattern = self._pattern(operator)
-        return OperatorConstraints(gemm=self.gemm) if pattern is None else self.operators[pattern]
+        return OperatorConstraints(gemm=self.gemm, attention=self.attention) if pattern is None else self.operators[pattern]
 
     def _pattern(self, operator: str) -> str | None:
         found = [pattern for pattern in self.operators if fnmatchcase(operator, pattern)]
         return found[-1] if found else None
 
-    def blamed(self, error: ConfigError, operator: str) -> ConfigError:
-        """*error*, which the constraints of *operator* have caused, with their place in the file."""
+    def blamed(self, error: ConfigError, operator: str, kind: str) -> ConfigError:
+        """*error*, which the constraints of *operator* for its *kind* have caused, with their place in the file."""
         pattern = self._pattern(operator)
-        where = ("gemm",) if pattern is None else ("operators", pattern, "gemm")
+        where = (kind,) if pattern is None else ("operators", pattern, kind)
         file, line = self._document.mark(where) if self._document is not None else (None, None)
         return ConfigError(f"{operator}: {error.message}", file=file, line=line, key=".".join(where), value=error.value,
                            allowed=error.allowed, mend=error.mend)
 
-    def check(self, products: Iterable[str]) -> None:
-        """Refuse what constrains nothing: a pattern that none of the matrix *products* matches, any field where there is none."""
-        names = tuple(products)
+    def check(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Refuse what constrains nothing: a pattern that no operator's name matches, or any field for a kind of operators of which
+        there is none; *names*: those of each kind of :data:`CONSTRAINED`."""
+        for pattern, given in self.operators.items():
+            kinds = [kind for kind in CONSTRAINED if given.constrains(kind)] or list(CONSTRAINED)
+            if not any(fnmatchcase(name, pattern) for kind in kinds for name in names[kind]):
+                what = " or ".join(CONSTRAINED[kind] for kind in kinds)
+                self._refuse(("operators", pattern), f"no {what} has such a name", [name for kind in kinds for name in names[kind]])
+        for kind, what in CONSTRAINED.items():
+            if not names[kind] and self.constrains(kind):
+                self._refuse((kind,), f"there is no {what}", [])
+
+    def _refuse(self, where: tuple[str, ...], what: str, names: Sequence[str]) -> NoReturn:
+        file, line = self._document.mark(where) if self._document is not None else (None, None)
         alike = tuple(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
-        idle = [pattern for pattern in self.operators if not any(fnmatchcase(name, pattern) for name in names)]
-        where = ("operators", idle[0]) if idle else ("gemm",)
-        if idle or (not names and self.gemm != GemmConstraints()):
-            file, line = self._document.mark(where) if self._document is not None else (None, None)
-            what = "no matrix product has such a name" if idle else "there is no matrix product"
-            raise ConfigError(f"{'.'.join(where)}: {what}", file=file, line=line, key=".".join(where), value=where[-1],
-                              allowed=alike)
+        raise ConfigError(f"{'.'.join(where)}: {what}", file=file, line=line, key=".".join(where), value=where[-1], allowed=alike)
 
 
 def load_constraints(path: str | Path) -> Constraints:

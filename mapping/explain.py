@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..sim.units import si_text
+from .attention_explain import attention_lines
 from .gemm_space import GemmPlan, GemmTask
 from .search import EQUAL, Choice
 from .target import Site
@@ -63,7 +64,8 @@ def explain(name: str, notes: Mapping[str, Any]) -> str:
     """The text of one operator's mapping: loop nest, bytes by level, predicted cycles, the runner-up and why it lost."""
     if "extents" not in notes:
         return f"{name}: " + ", ".join(f"{key} {value}" for key, value in notes.items())
-    return "\n".join([f"{name}:", *(f"  {line}" for line in _lines(notes))])
+    lines = attention_lines(notes) if "style" in notes else _lines(notes)
+    return "\n".join([f"{name}:", *(f"  {line}" for line in lines)])
 
 
 def _lines(notes: Mapping[str, Any]) -> Iterator[str]:

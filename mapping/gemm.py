@@ -33,7 +33,7 @@ def choose_plan(op: Gemm, operands: tuple[Operand, ...], site: Site, blocked: bo
     except ConfigError as error:
         if constraints == GemmConstraints():
             raise
-        raise site.constraints.blamed(error, op.name) from None
+        raise site.constraints.blamed(error, op.name, "gemm") from None
     if layout is None or (choice.plan.k_tile, choice.plan.n_tile, choice.plan.n_block) == (
             layout.k_tile, layout.n_tile, layout.n_block):
         return choice

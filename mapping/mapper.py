@@ -100,7 +100,8 @@ def map_to_target(
     """The tile program that runs *graph* on *target*."""
     ops = list(program_order(graph))
     if constraints is not None:
-        constraints.check(op.name for op in ops if isinstance(op, Gemm))
+        constraints.check({"gemm": [op.name for op in ops if isinstance(op, Gemm)],
+                           "attention": [op.name for op in ops if isinstance(op, Attention)]})
     appends = {tensor.name: op for op in ops if isinstance(op, KvAppend) for tensor in op.outputs}
     uses = [_uses(op, appends, attention) for op in ops]
     site = Site(target, share_out(target.sram_bytes, 0, False, target.shares), attention,
