@@ -124,8 +124,11 @@ class AttentionEstimate:
         return self.q_bytes + self.kv_bytes + self.out_bytes
 
     def score(self, site: Site) -> Floats:
-        """What the search makes small. Between other operators most filling is hidden."""
-        seconds = self.seconds - (1 - COLD) * self.fill_s if site.contended else self.seconds
+        """What the search makes small. Between other operators most filling is hidden, but no unit is faster than its work."""
+        seconds = self.seconds
+        if site.contended:
+            busiest = np.minimum(seconds, np.maximum(np.maximum(self.arrays_s, self.lanes_s), self.memory_s))
+            seconds = np.maximum(seconds - (1 - COLD) * self.fill_s, busiest)
         return {"latency": seconds, "energy": self.energy_j, "edp": self.energy_j * seconds}[site.objective]
 
     def take(self, chosen: npt.NDArray[Any]) -> AttentionEstimate:

@@ -1,12 +1,18 @@
-"""CPU seconds of the whole road: start-up, mapping, a prefill and a decode step of a 1B model, each in a process of its own."""
+"""CPU seconds of the whole road: start-up, a prefill and a decode step of a 1B model, each in a process of its own; and of mapping
+alone, for the first time and again with the search's choices kept."""
 
 from __future__ import annotations
 
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
+from ..arch.machine import MachineConfig, load_machine
+from ..mapping.mapper import map_graph
+from ..workloads.graph import OperatorGraph
+from ..workloads.phases import decode, prefill
 from .bench import Line
 
 _LLAMA = ("run", "--arch", "hbm-npu", "--model", "llama-3.2-1b")
@@ -22,6 +28,30 @@ def benchmarks() -> Iterator[Line]:
     """The least of three runs of each command, after one that fills the kernel cache."""
     for case, arguments in COMMANDS.items():
         yield Line(case, min([_cpu_s(arguments) for _ in range(4)][1:]))
+
+
+    yield from _mapping()
+
+
+def _mapping() -> Iterator[Line]:
+    """One layer of GPT-3 175B between embedding and head, on six stacks of HBM; the rate is that of its records."""
+    machine = load_machine("hbm-npu", ("parts.hbm.stacks=6",))
+    map_graph(decode("gpt2", context=64, layers=1).lower(), load_machine("hbm-npu"))      # loads the compiled kernels
+    layers = {"prefill 2048": prefill("gpt3-175b", prompt=2048, layers=1),
+              "decode at 2048": decode("gpt3-175b", context=2048, layers=1)}
+    for phase, layer in layers.items():
+        graph = layer.lower()
+        for when in ("first", "again"):
+            seconds, records = _mapping_s(graph, machine)
+            yield Line(f"mapping a layer of gpt3-175b, {phase}, {when}", seconds, records / seconds, "records/s")
+
+
+def _mapping_s(graph: OperatorGraph, machine: MachineConfig) -> tuple[float, int]:
+    """(CPU seconds, distinct records) of mapping *graph*."""
+    before = time.process_time()
+    program = map_graph(graph, machine)
+    seconds = time.process_time() - before
+    return seconds, sum(len(segment.records) for segment in {id(step.segment): step.segment for step in program.steps}.values())
 
 
 def _cpu_s(arguments: tuple[str, ...]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tilesim.mapping.attention_tiles import AttentionTile, Heads, rule_tile
 from tilesim.mapping.attention_timeline import judge
 from tilesim.mapping.constraints import AttentionConstraints, Constraints, load_constraints
 from tilesim.mapping.mapper import map_graph, target_of
-from tilesim.mapping.target import Site, Target, share_out
+from tilesim.mapping.target import Rates, Site, Target, share_out
 from tilesim.mapping.tiles import Operand
 from tilesim.memory.ideal import IdealMemoryConfig
 from tilesim.sim.dtypes import DTYPES
@@ -39,8 +40,8 @@ SHAPES = [(12, 12, 64, 128, 128, 1), (32, 8, 128, 512, 512, 1), (8, 2, 128, 4096
 
 
 def small_task(generator: random.Random) -> AttentionTask:
-    queries = generator.choice((1, generator.randint(2, 6)))
-    keys = queries + generator.choice((0, generator.randint(0, 5)))
+    queries = generator.choice((1, generator.randint(2, 8)))
+    keys = queries + generator.choice((0, generator.randint(0, 6)))
     heads = Heads(generator.randint(1, 2), generator.randint(1, 3), generator.randint(1, 2), generator.choice((2, 4)), queries,
                   keys)
     return AttentionTask(heads, generator.random() < 0.7, None, generator.choice((None, keys - queries)), BF16, BF16, BF16,
@@ -63,19 +64,19 @@ def rule_of(task: AttentionTask, site: Site) -> AttentionTile:
 @pytest.mark.parametrize(("seed", "spaces"), [(7, 30), pytest.param(11, 250, marks=pytest.mark.slow)])
 def test_search_is_within_one_percent_of_exhaustive_search(seed: int, spaces: int, toy_target: MakeTarget) -> None:
     """On small spaces: every number of heads, queries and keys, every number of turns, on arrays and lanes, each timed record by
-    record. What it lacks may also be less than one latency of the memory: fewer, larger tiles are taken for that."""
+    record. The memory answers at once, for what is less than its latency is no gain to the search."""
     generator, sizes, worse = random.Random(seed), [], []
     for _ in range(spaces):
         task = small_task(generator)
-        target = toy_target(sram_kib=generator.choice((2, 4, 16)), rows=generator.choice((2, 4)), cols=generator.choice((2, 4)),
+        target = toy_target(sram_kib=generator.choice((4, 8, 32)), rows=generator.choice((2, 4)), cols=generator.choice((2, 4)),
                             arrays=generator.randint(1, 2), lanes=generator.choice((1, 4)))
-        site = Site(target, share_out(target.sram_bytes, 0, True))
+        site = Site(replace(target, rates=Rates(latency_s=1e-10)), share_out(target.sram_bytes, 0, True))
         everything = every_tile(task, site, {})
         if not everything:
             continue
         best = float(judge(everything, task, site, whole=True).min())
         found = choose_attention(task, rule_of(task, site), site, AttentionConstraints()).costs["seconds"]
-        worse.append(found / best - 1 if found - best > target.rates.latency_s else 0.0)
+        worse.append(found / best - 1)
         sizes.append(len(everything))
     assert sum(sizes) / len(sizes) > 100                               # there is something to choose from
     assert max(worse) <= 0.01, (max(worse), sum(gap > 0.01 for gap in worse))
