@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from . import __version__
 from .arch.einsum_arrays import EinsumConfig
-from .arch.engine import OperatorRun, ProgramRun
 from .arch.families import Machine, find_machine
 from .arch.gpu_config import Gpu
 from .arch.layer_memo import run_program
 from .arch.machine import MachineConfig
+from .arch.run_counts import OperatorRun, ProgramRun
 from .arch.scalesim import ScaleSimConfig
 from .arch.systolic import SystolicConfig
 from .arch.vector import VectorConfig

@@ -9,10 +9,11 @@ from dataclasses import replace
 import simpy
 
 from .arch.collectives import ALGORITHMS, LEAST_SENT, plan
-from .arch.engine import Engine, ProgramRun
+from .arch.engine import Engine
 from .arch.interconnect import Fabric
 from .arch.layer_memo import run_program
 from .arch.machine import MachineConfig
+from .arch.run_counts import ProgramRun
 from .arch.wires import InterconnectConfig
 from .sim.energy import EnergyLine
 from .sim.errors import ConfigError

@@ -7,220 +7,22 @@ fold arithmetic, lane operations, SRAM port widths.
 
 from __future__ import annotations
 
-import copy
-import math
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import simpy
 
-from ..memory.kinds import MemorySystem, build_memory
-from ..memory.port_share import PortShare
-from ..memory.sram import SramConfig
-from ..memory.traffic import Traffic
-from ..sim.clock import Clock
-from ..sim.energy import EnergyLedger
-from ..sim.program import Compute, Load, Segment, Store, TileProgram
-from ..sim.timeline import Timeline
-from ..sim.units import PS_PER_S
+from ..sim.program import Compute, Load, Store
 from .collectives import ALGORITHMS
-from .costs import RecordCost, SegmentCosts
-from .interconnect import Fabric
-from .machine import DmaConfig, LinkConfig, MachineConfig
-from .systolic import SystolicConfig
-from .vector import VectorConfig
+from .costs import RecordCost
+from .run_counts import ProgramRun
+from .run_state import ACTIVATION, STORE, STREAM, RunState
 
 Process = Generator[simpy.Event, Any, None]
 
-STREAM, ACTIVATION, STORE = "dma.stream", "dma.activation", "dma.store"
 
-
-@dataclass(slots=True)
-class OperatorRun:
-    """What became of one step: when, and what its compute units waited for (cause → picoseconds).
-
-    ``results_ps``: its last record but for stores, which are posted: a controller may hold them back behind reads.
-    """
-
-    start_ps: int = -1
-    results_ps: int = 0
-    end_ps: int = -1
-    busy_ps: dict[str, int] = field(default_factory=dict)
-    waited_ps: dict[str, int] = field(default_factory=dict)
-    read_bytes: int = 0
-    write_bytes: int = 0
-    read_burst_bytes: int = 0                # the same as the memory moved them, in whole bursts
-    write_burst_bytes: int = 0
-
-
-@dataclass(slots=True)
-class UnitRun:
-    """A unit over the whole run: time in work, time stalled by cause."""
-
-    busy_ps: int = 0
-    stalled_ps: dict[str, int] = field(default_factory=dict)
-    records: int = 0
-    macs: int = 0
-
-
-@dataclass(slots=True)
-class ProgramRun:
-    """Everything the run measured; the report is a function of it."""
-
-    end_ps: int
-    operators: list[OperatorRun]
-    units: dict[str, UnitRun]
-    memory: MemorySystem
-    ledger: EnergyLedger
-    sram_read_bytes: int
-    sram_write_bytes: int
-    sram_used_bytes: int                     # the most that tiles and residents owned at once, pool by pool
-    link_bytes: dict[str, int]
-    completion_order: list[tuple[int, int]]
-    timeline: Timeline | None
-    reductions: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What stood on the clock and in the counters when a step ended."""
-
-    at_ps: int
-    units: Mapping[str, UnitRun]
-    memory: Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class StepCounts:
-    """What the program fixes for some of its steps, whenever they run."""
-
-    traffic: Traffic
-    records: Counter[str]
-    macs: Counter[str]
-    actions: Counter[tuple[str, str]]
-    link_bytes: Counter[str]
-    sram_read_bytes: int = 0
-    sram_write_bytes: int = 0
-
-
-class Credits:
-    """Bytes of an SRAM share that tiles own. One process acquires, in program order; whoever ends a tile gives back."""
-
-    def __init__(self, env: simpy.Environment, capacity_bytes: int) -> None:
-        self._env, self.free_bytes, self.capacity_bytes = env, capacity_bytes, capacity_bytes
-        self._wanted = 0
-        self._waiting: simpy.Event | None = None
-        self.least_free_bytes = capacity_bytes
-
-    @property
-    def most_used_bytes(self) -> int:
-        """The most bytes that were owned at once."""
-        return self.capacity_bytes - self.least_free_bytes
-
-    def acquire(self, nbytes: int) -> simpy.Event | None:
-        """Take *nbytes*; None when they were free, else the event at which they are taken."""
-        assert nbytes <= self.capacity_bytes, "the mapper let through a tile that cannot fit"
-        assert self._waiting is None, "two processes allocate from one pool"
-        if nbytes <= self.free_bytes:
-            self._take(nbytes)
-            return None
-        self._wanted, self._waiting = nbytes, self._env.event()
-        return self._waiting
-
-    def release(self, nbytes: int) -> None:
-        """Give *nbytes* back and wake the process that waits when its bytes now fit."""
-        self.free_bytes += nbytes
-        if self._waiting is not None and self._wanted <= self.free_bytes:
-            self._take(self._wanted)
-            waiting, self._waiting = self._waiting, None
-            waiting.succeed()
-
-
-    def _take(self, nbytes: int) -> None:
-        self.free_bytes -= nbytes
-        self.least_free_bytes = min(self.least_free_bytes, self.free_bytes)
-
-
-class Link:
-    """A link as a rate server: bytes leave no faster than its bandwidth, whatever is behind it."""
-
-    def __init__(self, config: LinkConfig) -> None:
-        self.config = config
-        self.bytes = 0
-        self._free_ps = 0
-
-    def done_ps(self, start_ps: int, arrived_ps: int, nbytes: int) -> int:
-        """When *nbytes* that streamed in between *start_ps* and *arrived_ps* have left at the other end."""
-        occupied_ps = math.ceil(nbytes * PS_PER_S / self.config.bandwidth_bytes_per_s)
-        self._free_ps = max(self._free_ps, start_ps) + occupied_ps
-        self.bytes += nbytes
-        return max(arrived_ps, self._free_ps) + self.config.latency_ps
-
-
-class _StepState:
-    """Progress of one step: which records ended, who waits for them."""
-
-    __slots__ = ("done", "ended", "gate", "remaining", "users", "waiting")
-
-    def __init__(self, env: simpy.Environment, segment: Segment) -> None:
-        self.ended = bytearray(len(segment.records))
-        self.remaining = len(segment.records)
-        self.waiting: dict[int, simpy.Event] = {}
-        self.gate: simpy.Event = env.event()
-        self.done: simpy.Event = env.event()
-        self.users = [0] * len(segment.buffers)
-
-
-class Engine:
+class Engine(RunState):
     """One run of one program on one machine."""
-
-    def __init__(self, machine: MachineConfig, program: TileProgram, *, exact: bool = False, trace: bool = False,
-                 progress: Callable[[int, int], None] | None = None, marks: frozenset[int] = frozenset(),
-                 fabric: Fabric | None = None) -> None:
-        """*marks*: steps at whose end the counters are noted. *fabric*: where devices that run one program meet; its environment
-        is the run's."""
-        self._marks, self.marked = marks, dict[int, Mark]()
-        self.machine, self.program, self.fabric = machine, program, fabric
-        self.env = simpy.Environment() if fabric is None else fabric.env
-        memory_name, memory_config = machine.main_memory()
-        self.memory_name = memory_name
-        self.memory = build_memory(self.env, memory_config, exact=exact)
-        self.sram_name, self.sram = machine.only(SramConfig, "sram")
-        self.mxu_name, self.mxu = machine.only(SystolicConfig, "systolic")
-        self.vpu_name, self.vpu = machine.only(VectorConfig, "vector")
-        _, self.dma = machine.only(DmaConfig, "dma")
-        self._links = {(link.source, link.target): Link(link) for link in machine.links}
-        self._inward = [self._links[hop] for hop in machine.route(memory_name, self.sram_name)]
-        self._outward = [self._links[hop] for hop in machine.route(self.sram_name, memory_name)]
-        self._clocks = {name: Clock.from_hz(name, part.clock_hz) for name, part in
-                        ((self.mxu_name, self.mxu), (self.vpu_name, self.vpu), ("dma", self.dma))}
-        self._costs = SegmentCosts(machine, program)
-        self._pools = {pool.name: Credits(self.env, pool.capacity_bytes) for pool in program.pools}
-        self._resident = Credits(self.env, program.resident_bytes.get(self.sram_name, 0))
-        produced = {tensor for step in program.steps for tensor in step.produces}
-        self._tensor_users = Counter(t for step in program.steps for t in set(step.operands) if t in produced)
-        self._steps = [_StepState(self.env, step.segment) for step in program.steps]
-        self.operators = [OperatorRun() for _ in program.steps]
-        self.units = {name: UnitRun() for name in (STREAM, ACTIVATION, STORE, self.mxu_name, self.vpu_name)}
-        self.ledger = EnergyLedger()
-        self.timeline = Timeline() if trace else None
-        self._order: list[tuple[int, int]] = []
-        self._sram_bytes = [0, 0]
-        self._late_by_link: set[tuple[int, int]] = set()
-        peak_bytes_per_ps = self._port_bytes_per_ps()
-        self._ports = PortShare(peak_bytes_per_ps), PortShare(peak_bytes_per_ps)      # read, write
-        self._progress = progress
-        self._finished = 0
-
-    def _port_bytes_per_ps(self) -> float:
-        """What the ports leave to the compute units, each way: DMA has the first right, at the rate of the memory at most."""
-        dma_bytes_per_s = min(self.memory.peak_bytes_per_s,
-                              *(link.config.bandwidth_bytes_per_s for link in (*self._inward, *self._outward)))
-        if self.fabric is not None:
-            dma_bytes_per_s += self.fabric.wires.out_bytes_per_s(self.fabric.devices)
-        return self.sram.compute_bytes_per_s(self.sram_name, dma_bytes_per_s) / PS_PER_S
 
     def _ports_done_ps(self, start_ps: int, cost: RecordCost, at_least_ps: int) -> int:
         """When a record that works from *start_ps* for *at_least_ps* has moved its SRAM bytes."""
@@ -241,42 +43,6 @@ class Engine:
             env.process(self._transfers(queue))
         env.process(self._matrix())
         env.process(self._vector())
-
-    def finish(self) -> ProgramRun:
-        """What the run measured, once nothing is left to do."""
-        unfinished = [step.operator for step, state in zip(self.program.steps, self._steps, strict=True) if state.remaining]
-        assert not unfinished, f"the program never finished: {unfinished[:3]} of {len(unfinished)} steps wait for ever"
-        end_ps = max((run.end_ps for run in self.operators), default=0)
-        used_bytes = sum(credits.most_used_bytes for credits in (*self._pools.values(), self._resident))
-        link_bytes = {f"{source}→{target}": link.bytes for (source, target), link in self._links.items()}
-        return ProgramRun(end_ps, self.operators, self.units, self.memory, self.ledger, self._sram_bytes[0], self._sram_bytes[1],
-                          used_bytes, link_bytes, self._order, self.timeline)
-
-    @property
-    def _now_ps(self) -> int:
-        """The time: an integer, because every delay is one."""
-        return int(self.env.now)
-
-    def counts_of(self, steps: Iterable[int]) -> StepCounts:
-        """What the program fixes for *steps*, which have run."""
-        counts = StepCounts(Traffic(), Counter(), Counter(), Counter(), Counter())
-        for index in steps:
-            run, costs = self.operators[index], self._costs.of(self.program.steps[index].segment)
-            for unit, positions in costs.by_unit.items():
-                counts.records[unit] += len(positions)
-                for cost in (costs.records[position] for position in positions):
-                    counts.macs[unit] += cost.macs
-                    counts.sram_read_bytes += cost.sram_read_bytes
-                    counts.sram_write_bytes += cost.sram_write_bytes
-                    for action, count in cost.actions:
-                        counts.actions[unit, action] += count
-            counts.sram_read_bytes += run.write_bytes
-            counts.sram_write_bytes += run.read_bytes
-            for links, nbytes in ((self._inward, run.read_bytes), (self._outward, run.write_bytes)):
-                for link in links:
-                    counts.link_bytes[f"{link.config.source}→{link.config.target}"] += nbytes
-            counts.traffic += Traffic(run.read_bytes, run.write_bytes, run.read_burst_bytes, run.write_burst_bytes)
-        return counts
 
     # -- program order ---------------------------------------------------------------------------------------------
 
@@ -406,17 +172,6 @@ class Engine:
         yield self.env.timeout(max(0, end_ps - self._now_ps))
         self._ended(name, index, position, start_ps)
 
-    def _account(self, name: str, index: int, cost: RecordCost, start_ps: int, end_ps: int) -> None:
-        unit, run = self.units[name], self.operators[index]
-        unit.busy_ps += end_ps - start_ps
-        unit.records += 1
-        unit.macs += cost.macs
-        run.busy_ps[name] = run.busy_ps.get(name, 0) + end_ps - start_ps
-        for action, count in cost.actions:
-            self.ledger.add(name, action, count)
-        self._sram_bytes[0] += cost.sram_read_bytes
-        self._sram_bytes[1] += cost.sram_write_bytes
-
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _ready(self, unit: str, index: int, position: int) -> Process:
@@ -467,51 +222,3 @@ class Engine:
 
     def _cycles(self, clock: str, cycles: int) -> simpy.Timeout:
         return self.env.timeout(self._clocks[clock].wait_ps(self._now_ps, cycles))
-
-    # -- book-keeping ------------------------------------------------------------------------------------------------
-
-    def _cost(self, index: int, position: int) -> RecordCost:
-        return self._costs.of(self.program.steps[index].segment).records[position]
-
-    def _started(self, index: int) -> None:
-        if self.operators[index].start_ps < 0:
-            self.operators[index].start_ps = self._now_ps
-
-    def _ended(self, unit: str, index: int, position: int, start_ps: int) -> None:
-        state, step = self._steps[index], self.program.steps[index]
-        if self.timeline is not None and self._now_ps > start_ps:
-            self.timeline.add(unit, step.operator, step.kind, start_ps, self._now_ps)
-        state.ended[position] = 1
-        if unit != STORE:
-            self.operators[index].results_ps = self._now_ps
-        self._order.append((index, position))
-        waiting = state.waiting.pop(position, None)
-        if waiting is not None:
-            waiting.succeed()
-        self._release_buffers(index, position)
-        state.remaining -= 1
-        if state.remaining == 0:
-            self._step_ended(index)
-
-    def _release_buffers(self, index: int, position: int) -> None:
-        costs = self._costs.of(self.program.steps[index].segment)
-        state = self._steps[index]
-        for buffer in costs.records[position].buffers:
-            state.users[buffer] += 1
-            if state.users[buffer] == costs.buffer_users[buffer]:
-                pool, nbytes = costs.buffer_room[buffer]
-                self._pools[pool].release(nbytes)
-
-    def _step_ended(self, index: int) -> None:
-        step, state = self.program.steps[index], self._steps[index]
-        self.operators[index].end_ps = self._now_ps
-        for tensor in set(step.operands) & self._tensor_users.keys():
-            self._tensor_users[tensor] -= 1
-            if not self._tensor_users[tensor]:
-                self._resident.release(self.program.tensors[tensor].nbytes)
-        state.done.succeed()
-        if index in self._marks:
-            self.marked[index] = Mark(self._now_ps, copy.deepcopy(self.units), self.memory.counted(self._now_ps))
-        self._finished += 1
-        if self._progress is not None:
-            self._progress(self._finished, len(self.program.steps))

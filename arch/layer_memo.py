@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 from ..sim.program import Step, TileProgram
 from ..sim.units import PS_PER_S
-from .engine import Engine, Mark, OperatorRun, ProgramRun
+from .engine import Engine
 from .interconnect import Fabric
 from .machine import MachineConfig
+from .run_counts import Mark, OperatorRun, ProgramRun
 
 #: Periods simulated at first: one to fill the pipelines, two threes that must agree, one that leads over to what follows. A single
 #: period is no measure: where tiles of 1 µs are prefetched, the end of a layer of 80 µs is not sharper than 1 %.

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import simpy
-from tilesim.arch.engine import Engine, ProgramRun
+from tilesim.arch.engine import Engine
 from tilesim.arch.machine import MachineConfig, load_machine
+from tilesim.arch.run_counts import ProgramRun
 from tilesim.arch.vector import VectorConfig, vector_cycles
 from tilesim.memory.dram import DramConfig, DramSystem
 from tilesim.memory.port_share import PortShare
