@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from ..sim.dtypes import DType
 from ..sim.errors import ConfigError
@@ -14,9 +16,14 @@ from .machine import MachineConfig
 from .systolic import GemmCycles, SystolicConfig, gemm_accesses, gemm_cycles
 from .vector import VectorConfig, lane_ops, vector_cycles
 
+#: Cycles, their split for the arrays, MACs, SRAM bytes read and written, counted actions.
+_Work: TypeAlias = tuple[int, GemmCycles | None, int, int, int, tuple[tuple[str, int], ...]]
+#: The parameters of a record that its cost depends on, beside the shapes and formats of what it reads and writes: the others are
+#: hidden from who works it out.
+_PARAMS_THAT_COST = ("accumulate", "patches", "split", "ranks", "top_k")
 
-@dataclass(frozen=True, slots=True)
-class RecordCost:
+
+class RecordCost(NamedTuple):
     """The cost of one record. *cycles* are of its unit's clock; ``gemm`` splits them for the arrays' pipeline."""
 
     cycles: int
@@ -30,6 +37,7 @@ class RecordCost:
     buffers: tuple[int, ...]
     acquires: tuple[tuple[str, int], ...]         # (pool, bytes) of the buffers that begin here
     exchanged_bytes: int = 0                      # of a collective: the buffer that devices exchange
+    work: int = -1                                # of computation: equal for records of one function, shapes and formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class SegmentCosts:
         for step in program.steps:
             self._dtypes.setdefault(id(step.segment), tuple(program.tensors[t].dtype for t in step.operands))
         self._known: dict[int, SegmentCost] = {}
+        self._worked: dict[Hashable, tuple[int, _Work]] = {}
 
     def of(self, segment: Segment) -> SegmentCost:
         """The costs of *segment*."""
@@ -61,33 +70,44 @@ class SegmentCosts:
         return known
 
     def _work_out(self, segment: Segment) -> SegmentCost:
-        records = tuple(self._record(segment, index) for index in range(len(segment.records)))
+        room = tuple((buffer.pool, buffer.nbytes) for buffer in segment.buffers)
+        waits_for = [(index, _cause(record)) for index, record in enumerate(segment.records)]
+        costs: list[RecordCost] = []
         by_unit: dict[str, list[int]] = {}
         users = [0] * len(segment.buffers)
-        for index, cost in enumerate(records):
-            by_unit.setdefault(segment.records[index].unit, []).append(index)
-            for buffer in cost.buffers:
+        for index, (record, earlier) in enumerate(zip(segment.records, segment.waits, strict=True)):
+            if record.unit == self._mxu_name:
+                earlier = tuple(e for e in earlier if not self._ordered_by_pipeline(segment.records[e], record))
+            buffers, operands = touched(record)
+            waits = tuple([waits_for[e] for e in earlier])
+            acquires = tuple([room[b] for b in buffers if segment.first_use[b] == index])
+            if isinstance(record, Compute):
+                number, work = self._work(segment, record)
+                exchanged = 0
+                if record.function in ALGORITHMS:
+                    exchanged = max(map(partial(self._bytes, segment), (*record.reads, *record.writes)))
+                costs.append(RecordCost(*work, waits, operands, buffers, acquires, exchanged, number))
+            else:
+                costs.append(RecordCost(0, None, 0, 0, 0, (), waits, operands, buffers, acquires))
+            by_unit.setdefault(record.unit, []).append(index)
+            for buffer in buffers:
                 users[buffer] += 1
-        return SegmentCost(records, {unit: tuple(found) for unit, found in by_unit.items()}, tuple(users),
-                           tuple((buffer.pool, buffer.nbytes) for buffer in segment.buffers))
+        return SegmentCost(tuple(costs), {unit: tuple(found) for unit, found in by_unit.items()}, tuple(users), room)
 
-    def _record(self, segment: Segment, index: int) -> RecordCost:
-        record = segment.records[index]
-        buffers, operands = touched(record)
-        waits = tuple((earlier, self._cause(segment.records[earlier])) for earlier in segment.waits[index]
-                      if not self._ordered_by_pipeline(segment.records[earlier], record))
-        acquires = tuple((segment.buffers[b].pool, segment.buffers[b].nbytes) for b in buffers
-                         if segment.first_use[b] == index)
-        if not isinstance(record, Compute):
-            return RecordCost(0, None, 0, 0, 0, (), waits, operands, buffers, acquires)
-        work = self._matrix(segment, record) if record.unit == self._mxu_name else self._vector(segment, record)
-        cycles, gemm, macs, read_bytes, write_bytes, actions = work
-        exchanged = max(map(partial(self._bytes, segment), (*record.reads, *record.writes))) if record.function in ALGORITHMS else 0
-        return RecordCost(cycles, gemm, macs, read_bytes, write_bytes, actions, waits, operands,
-                          buffers, acquires, exchanged)
+    def _work(self, segment: Segment, record: Compute) -> tuple[int, _Work]:
+        """What the record does, worked out once for all records of its function, shapes and formats, and the number of that."""
+        formats, dtypes = segment.buffers, self._dtypes[id(segment)]
+        shapes = tuple([(view.shape, formats[view.buffer].dtype.name if view.buffer >= 0 else dtypes[view.operand].name)
+                        for view in (*record.reads, *record.writes)])
+        params = tuple([(name, record.params[name]) for name in _PARAMS_THAT_COST if name in record.params])
+        key = record.unit, record.function, len(record.reads), shapes, params
+        known = self._worked.get(key)
+        if known is None:
+            work_out = self._matrix if record.unit == self._mxu_name else self._vector
+            known = self._worked[key] = len(self._worked), work_out(segment, record._replace(params=dict(params)))
+        return known
 
-    def _matrix(self, segment: Segment, record: Compute) -> tuple[
-            int, GemmCycles, int, int, int, tuple[tuple[str, int], ...]]:
+    def _matrix(self, segment: Segment, record: Compute) -> _Work:
         """A matmul on the arrays: SRAM words as its dataflow reads and writes them, each array for itself.
 
         A convolution feeds its patches word by word from the image tile: no line buffer saves reads of overlapping windows. Its
@@ -116,8 +136,7 @@ class SegmentCosts:
         write_bytes = batch * self._dtype(segment, c).bytes_for(words.output_writes)
         return (gemm.total, gemm, macs, read_bytes, write_bytes, ((f"mac.{widest.name}", macs),))
 
-    def _vector(self, segment: Segment, record: Compute) -> tuple[
-            int, None, int, int, int, tuple[tuple[str, int], ...]]:
+    def _vector(self, segment: Segment, record: Compute) -> _Work:
         cycles = vector_cycles(record.function, record.reads, record.params, self._vpu)
         ops = lane_ops(record.function, record.reads, record.params, self._vpu)
         read_bytes = sum(self._bytes(segment, view) for view in record.reads)
@@ -146,11 +165,6 @@ class SegmentCosts:
         read = {(view.buffer, view.operand) for view in record.reads}
         return not any((view.buffer, view.operand) in read for view in earlier.writes)
 
-    def _cause(self, earlier: Record) -> str:
-        if isinstance(earlier, Load):
-            return "memory"
-        return "store" if isinstance(earlier, Store) else earlier.unit
-
     def _dtype(self, segment: Segment, view: View) -> DType:
         if view.buffer >= 0:
             return segment.buffers[view.buffer].dtype
@@ -158,6 +172,13 @@ class SegmentCosts:
 
     def _bytes(self, segment: Segment, view: View) -> int:
         return self._dtype(segment, view).bytes_for(view.elements)
+
+
+def _cause(earlier: Record) -> str:
+    """What to call the wait for *earlier*."""
+    if isinstance(earlier, Load):
+        return "memory"
+    return "store" if isinstance(earlier, Store) else earlier.unit
 
 
 def touched(record: Record) -> tuple[tuple[int, ...], tuple[int, ...]]:

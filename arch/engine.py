@@ -7,14 +7,19 @@ fold arithmetic, lane operations, SRAM port widths.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import simpy
 
-from ..sim.program import Compute, Load, Store
+from ..sim.program import Compute, Load, Store, TileProgram
 from .collectives import ALGORITHMS
 from .costs import RecordCost
+from .interconnect import Fabric
+from .loop_exit import LoopExits
+from .machine import MachineConfig
 from .run_counts import ProgramRun
 from .run_state import ACTIVATION, STORE, STREAM, RunState
 
@@ -23,6 +28,13 @@ Process = Generator[simpy.Event, Any, None]
 
 class Engine(RunState):
     """One run of one program on one machine."""
+
+    def __init__(self, machine: MachineConfig, program: TileProgram, *, exact: bool = False, trace: bool = False,
+                 progress: Callable[[int, int], None] | None = None, marks: frozenset[int] = frozenset(),
+                 fabric: Fabric | None = None, leave_loops: bool = False) -> None:
+        """*leave_loops*: tile loops are left once they are steady (``loop_exit.py``); the rest as of ``RunState``."""
+        super().__init__(machine, program, exact=exact, trace=trace, progress=progress, marks=marks, fabric=fabric)
+        self._exits = LoopExits(self) if leave_loops else None
 
     def _ports_done_ps(self, start_ps: int, cost: RecordCost, at_least_ps: int) -> int:
         """When a record that works from *start_ps* for *at_least_ps* has moved its SRAM bytes."""
@@ -34,6 +46,11 @@ class Engine(RunState):
         self.start()
         self.env.run()
         return self.finish()
+
+    def finish(self) -> ProgramRun:
+        """What the run measured, once nothing is left to do; the order of records only where all of them ran."""
+        run, reductions = super().finish(), self._exits.reductions() if self._exits else ()
+        return replace(run, completion_order=[], reductions=reductions) if reductions else run
 
     def start(self) -> None:
         """Start every unit; time passes when the environment runs."""
@@ -47,11 +64,19 @@ class Engine(RunState):
     # -- program order ---------------------------------------------------------------------------------------------
 
     def _queue(self, unit: str) -> Iterator[tuple[int, int, Any]]:
-        """Records of *unit* over all steps, in program order."""
+        """Records of *unit* over all steps, in program order, but for those that are left out of loops."""
         for index, step in enumerate(self.program.steps):
-            records = step.segment.records
-            for position in self._costs.of(step.segment).by_unit.get(unit, ()):
-                yield index, position, records[position]
+            records, positions = step.segment.records, self.costs_of(index).by_unit.get(unit, ())
+            loops = self._exits.of_step(index) if self._exits and positions else None
+            at, until = 0, len(records)
+            while at < len(positions):
+                if loops is not None:
+                    onward, until = loops.come(unit, positions[at])
+                    at = bisect_left(positions, onward, at)
+                upto = bisect_left(positions, until, at)
+                for position in positions[at:upto]:
+                    yield index, position, records[position]
+                at = upto
 
     def _issue(self) -> Process:
         """Give each step, in program order, the room for the resident tensors that it produces."""
@@ -61,7 +86,7 @@ class Engine(RunState):
                 room = self._resident.acquire(wanted)
                 if room is not None:
                     yield room
-            self._steps[index].gate.succeed()
+            self.states[index].gate.succeed()
 
     # -- DMA ---------------------------------------------------------------------------------------------------------
 
@@ -82,14 +107,12 @@ class Engine(RunState):
 
     def _move(self, queue: str, index: int, position: int, record: Load | Store) -> Process:
         """One transfer between DRAM and the scratchpad, through the controller and the links on its way."""
-        env, start_ps = self.env, self._now_ps
+        env, start_ps, own_ps = self.env, self._now_ps, self.own_ps(queue)
         self._started(index)
-        tensor = self.program.tensors[self.program.steps[index].operands[record.operand]]
-        ranges = record.ranges.copy()
-        ranges[:, 0] += tensor.address
         is_store = isinstance(record, Store)
         nbytes = record.nbytes
-        done = self.memory.transfer(ranges, write=is_store)
+        self.in_flight[queue] += 1
+        done = self.memory.transfer(self.placed(index, record), write=is_store)
         moved_bytes = self.memory.last_burst_bytes
         yield done
         arrived_ps = self._now_ps
@@ -109,7 +132,8 @@ class Engine(RunState):
             run.read_burst_bytes += moved_bytes
             self._sram_bytes[1] += nbytes
         unit.records += 1
-        unit.busy_ps += self._now_ps - start_ps
+        unit.busy_ps += self.own_ps(queue) - own_ps
+        self.in_flight[queue] -= 1
         self._ended(queue, index, position, start_ps)
 
     # -- compute -----------------------------------------------------------------------------------------------------
@@ -121,12 +145,14 @@ class Engine(RunState):
             cost = self._cost(index, position)
             start_ps = self._now_ps
             self._started(index)
+            self.at_work[name] += 1
             if record.function in ALGORITHMS:
                 yield from self._exchange(index, position, record)
-                continue
-            at_least_ps = self._clocks[name].wait_ps(start_ps, cost.cycles)
-            yield self.env.timeout(self._ports_done_ps(start_ps, cost, at_least_ps) - start_ps)
-            self._account(name, index, cost, start_ps, self._now_ps)
+            else:
+                at_least_ps = self._clocks[name].wait_ps(start_ps, cost.cycles)
+                yield self.env.timeout(self._ports_done_ps(start_ps, cost, at_least_ps) - start_ps)
+                self._account(name, index, cost, start_ps, self._now_ps)
+            self.at_work[name] -= 1
             self._ended(name, index, position, start_ps)
 
     def _exchange(self, index: int, position: int, record: Compute) -> Process:
@@ -139,7 +165,6 @@ class Engine(RunState):
             yield self.env.timeout(work_ps)
         self._account(name, index, cost, start_ps, self._now_ps)
         yield from self._stall(name, index, "link", ended)
-        self._ended(name, index, position, start_ps)
 
     def _matrix(self) -> Process:
         """The arrays, pipelined: the next record's weights shift in while this one streams; its results drain behind it."""
@@ -160,6 +185,7 @@ class Engine(RunState):
             stream_free = max(streamed, moved)
             shadow_free = stream_free - gemm.stream
             start_ps, end_ps = clock.ps_of(begin_cycle), clock.ps_of(stream_free + gemm.drain)
+            self.at_work[name] += 1
             self._account(name, index, cost, start_ps, clock.ps_of(stream_free))
             env.process(self._end_at(end_ps, name, index, position, start_ps))
             if not self.mxu.double_buffered_weights:
@@ -170,13 +196,14 @@ class Engine(RunState):
 
     def _end_at(self, end_ps: int, name: str, index: int, position: int, start_ps: int) -> Process:
         yield self.env.timeout(max(0, end_ps - self._now_ps))
+        self.at_work[name] -= 1
         self._ended(name, index, position, start_ps)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _ready(self, unit: str, index: int, position: int) -> Process:
         """All that a compute record waits for: room for residents, operands, earlier records, its own buffers."""
-        state = self._steps[index]
+        state = self.states[index]
         if not state.gate.triggered:
             yield from self._stall(unit, index, "buffer space", state.gate)
         for operand in self._cost(index, position).operands:
@@ -187,13 +214,15 @@ class Engine(RunState):
     def _operand_ready(self, unit: str, index: int, operand: int) -> Process:
         step = self.program.steps[index]
         for producer in step.after[operand]:
-            done = self._steps[producer].done
+            done = self.states[producer].done
             if not done.triggered:
                 yield from self._stall(unit, index, "earlier operator", done)
 
     def _records_ended(self, unit: str, index: int, position: int) -> Process:
-        state = self._steps[index]
+        state = self.states[index]
         for earlier, cause in self._cost(index, position).waits:
+            if state.stands_in is not None:
+                earlier = state.stand_in(earlier)
             if not state.ended[earlier]:
                 event = state.waiting.get(earlier)
                 if event is None:
@@ -208,11 +237,11 @@ class Engine(RunState):
 
     def _stall(self, unit: str, index: int, cause: str, event: simpy.Event, earlier: int = -1) -> Process:
         """Wait for *event*, the end of record *earlier* if it is one's, and book the time under *cause*."""
-        start_ps = self._now_ps
+        start_ps = self.own_ps(unit)
         yield event
         if (index, earlier) in self._late_by_link:
             cause = "link"
-        waited = self._now_ps - start_ps
+        waited = self.own_ps(unit) - start_ps
         if waited:
             stalled = self.units[unit].stalled_ps
             stalled[cause] = stalled.get(cause, 0) + waited

@@ -58,7 +58,8 @@ def run_program(
         if shorter is None:
             break
         ends = [repeat.first + (k + 1) * repeat.period - 1 for k in range(periods - 1)]
-        engine = Engine(machine, shorter, progress=progress, marks=frozenset(ends), fabric=fabric() if fabric else None)
+        engine = Engine(machine, shorter, progress=progress, marks=frozenset(ends), fabric=fabric() if fabric else None,
+                        leave_loops=True)
         run = engine.run()
         marks = [engine.marked[end] for end in ends]
         before, middle, last = (mark.at_ps for mark in (marks[0], marks[len(marks) // 2], marks[-1]))
@@ -66,7 +67,8 @@ def run_program(
         if last - middle > 0 and differ_ps <= _AGREEMENT * (last - middle):
             return lengthened(engine, run, repeat, periods, marks, differ_ps / (last - middle))
         periods *= 2
-    return Engine(machine, program, exact=exact, trace=trace, progress=progress, fabric=fabric() if fabric else None).run()
+    return Engine(machine, program, exact=exact, trace=trace, progress=progress, fabric=fabric() if fabric else None,
+                  leave_loops=not (exact or trace)).run()
 
 
 def find_repeat(program: TileProgram) -> Repeat | None:
@@ -165,14 +167,15 @@ def lengthened(
         run.ledger.add(component, action, times * count)
     for hop, nbytes in counted.link_bytes.items():
         run.link_bytes[hop] += times * nbytes
-    run.memory.replay(before.memory, last.memory, apart, counted.traffic, times)
+    run.memory.replay(before.memory, last.memory, apart, counted.traffic, times, late[-1])
+    reduction = {"name": "layer memo", "periods": repeat.times, "simulated": periods, "steps_in_period": repeat.period,
+                 "period_s": lasted_ps / apart / PS_PER_S, "halves_differ_pct": round(100 * halves_differ, 3),
+                 "premise": f"two halves of the simulated periods took the same time within {_AGREEMENT:.2%}"}
     return replace(
         run, end_ps=run.end_ps + late[-1], operators=operators,
         sram_read_bytes=run.sram_read_bytes + times * counted.sram_read_bytes,
         sram_write_bytes=run.sram_write_bytes + times * counted.sram_write_bytes, completion_order=[],
-        reductions=({"name": "layer memo", "periods": repeat.times, "simulated": periods, "steps_in_period": repeat.period,
-                     "period_s": lasted_ps / apart / PS_PER_S, "halves_differ_pct": round(100 * halves_differ, 3),
-                     "premise": f"two halves of the simulated periods took the same time within {_AGREEMENT:.2%}"},))
+        reductions=(*run.reductions, reduction))
 
 
 def _end_stores_sooner(run: ProgramRun, repeat: Repeat, marks: Sequence[Mark]) -> None:

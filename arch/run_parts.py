@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import simpy
 
 from ..sim.program import Segment
 from ..sim.units import PS_PER_S
 from .machine import LinkConfig
+
+Int64Array = npt.NDArray[np.int64]
 
 
 class Credits:
@@ -65,9 +70,9 @@ class Link:
 
 
 class StepState:
-    """Progress of one step: which records ended, who waits for them."""
+    """Progress of one step: which records ended, who waits for them, and what stands in for what a loop left out."""
 
-    __slots__ = ("done", "ended", "gate", "remaining", "users", "waiting")
+    __slots__ = ("buffers", "done", "ended", "gate", "remaining", "stands_in", "users_to_come", "waiting")
 
     def __init__(self, env: simpy.Environment, segment: Segment) -> None:
         self.ended = bytearray(len(segment.records))
@@ -75,4 +80,25 @@ class StepState:
         self.waiting: dict[int, simpy.Event] = {}
         self.gate: simpy.Event = env.event()
         self.done: simpy.Event = env.event()
-        self.users = [0] * len(segment.buffers)
+        self.users_to_come: list[int] | None = None    # of each buffer, once the first record has ended
+        self.stands_in: Int64Array | None = None       # for each record the one that is simulated for it, once a loop was left
+        self.buffers: dict[int, int] = {}              # buffer of a period that was left out → the one that stands in for it
+
+    def stand_in(self, record: int) -> int:
+        """The record that is simulated for *record*."""
+        return record if self.stands_in is None else int(self.stands_in[record])
+
+    def let_stand_in(self, first: int, moved: Sequence[int]) -> None:
+        """Records from *first* on are left out, those in *moved* are simulated in their place; who stood in before passes it on."""
+        if self.stands_in is None:
+            self.stands_in = np.arange(len(self.ended), dtype=np.int64)
+        self.stands_in[first:first + len(moved)] = self.stands_in[np.array(moved, np.int64)]
+        left_out = (self.stands_in >= first) & (self.stands_in < first + len(moved))
+        self.stands_in[left_out] = self.stands_in[self.stands_in[left_out]]
+        self.remaining -= len(moved)
+
+    def buffer(self, buffer: int) -> int:
+        """The buffer that is owned for *buffer*."""
+        while buffer in self.buffers:
+            buffer = self.buffers[buffer]
+        return buffer

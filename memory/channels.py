@@ -195,6 +195,13 @@ class Channels:
             "refreshes_owed_max": int(self.states[:, at.S_OWED_MAX].max()),
         }
 
+    def refreshes_owed(self) -> float:
+        """Refreshes postponed, a mean over all scopes (ranks, pseudo-channels) of all channels."""
+        p = self.tables.params
+        scopes = int(p[at.P_SCOPES])
+        owed = self.states[:, p[at.P_O_OWED]:p[at.P_O_OWED] + scopes].sum(axis=1)
+        return float(sum(len(members) * int(own) for members, own in zip(self.members, owed, strict=True))) / (self.total * scopes)
+
     def open_cycles(self, end: int) -> int:
         """Cycles up to *end* with at least one bank open, summed over every scope (rank, pseudo-channel) of every channel."""
         return self._open_besides + sum(len(members) * self._open_cycles(state, end)

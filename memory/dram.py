@@ -23,7 +23,7 @@ from . import layout as at
 from .address import AddressMap, MappingError, parse_mapping
 from .channels import Channels
 from .controller import ControllerConfig, tables_for
-from .power import Tally, energy_actions, idle_power_w, refuse_unpriced_refresh
+from .power import Tally, energy_actions, idle_power_w, refuse_unpriced_refresh, total_pj
 from .standard import Memory, load_memory
 from .tables import Tables
 from .traffic import Traffic, added, asked_ranges, steady_counts
@@ -125,6 +125,7 @@ class DramSystem:
         self._pending: dict[int, tuple[simpy.Event, int]] = {}
         self._wake: simpy.Event | None = None
         self._replayed: dict[str, Any] = {}
+        self._passed_ps = 0                                     # time of periods that were replayed
         self.last_burst_bytes = 0
         env.process(self._serve())
 
@@ -223,7 +224,7 @@ class DramSystem:
         Idle channels refresh too: without this their count would depend on how far ahead they happened to run.
         """
         assert not self._pending, "a run ends when its transfers have"
-        end = self.clock.cycle_at(end_ps) - int(self._replayed.get("cycles", 0))
+        end = self.clock.cycle_at(end_ps - self._passed_ps)
         self._advance(end)
         return end
 
@@ -241,28 +242,83 @@ class DramSystem:
         """The counters so far, as :meth:`replay` takes them."""
         counts = self.counters()
         del counts["refreshes_owed_max"]
-        cycle = self.clock.cycle_at(now_ps)
-        return counts | {"cycles": cycle, "open_cycles": self.channels.open_cycles(cycle)}
+        open_cycles = self.channels.open_cycles(self.clock.cycle_at(now_ps - self._passed_ps))
+        return counts | {"at_ps": now_ps, "open_cycles": open_cycles + self._replayed.get("open_cycles", 0),
+                         "refresh_owed_ps": self.clock.ps_of(1) * self.channels.refreshes_owed() * self._refresh_ticks()}
 
-    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int) -> None:
+    @property
+    def burst_bytes(self) -> int:
+        return self.config.device.organisation.bytes_per_burst
+
+    @property
+    def refresh_interval_ps(self) -> int:
+        """The time in which every bank is refreshed once, or would be."""
+        p = self.tables.params
+        if p[at.P_REFI] <= 0:
+            return self.clock.ps_of(self.config.device.ticks["tREFI"])
+        return self.clock.ps_of(int(p[at.P_REFI]) << (int(p[at.P_SCOPE_SHIFT]) if p[at.P_PER_BANK] else 0))
+
+    def _refresh_ticks(self) -> float:
+        """Cycles of one refresh; that of one bank counts as that bank's share of its scope."""
+        p, ticks = self.tables.params, self.config.device.ticks
+        return ticks.get("tRFCpb", 0) / (1 << int(p[at.P_SCOPE_SHIFT])) if p[at.P_PER_BANK] else ticks.get("tRFC", 0)
+
+    def _refreshes_due(self) -> int:
+        """Refreshes that the time of replayed periods owes, of all scopes."""
+        p = self.tables.params
+        every = int(p[at.P_REFI])
+        return self.clock.cycle_at(self._passed_ps) * int(p[at.P_SCOPES]) * self.config.channels // every if every > 0 else 0
+
+    def moved_bytes(self, ranges: npt.ArrayLike) -> int:
+        """What a transfer of *ranges* moves, in whole bursts."""
+        asked = asked_ranges(ranges, self.capacity_bytes)
+        if not len(asked):
+            return 0
+        start, end = self._bursts(asked)
+        return int((end - start).sum()) * self.burst_bytes
+
+    def spent(self, before: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[float, float]:
+        """Picojoules between two notes of the counters: those that the program does not fix, and all.
+
+        The program fixes columns, time owes refreshes. Without a table of energies activates count, beside columns.
+        """
+        counts, device = steady_counts(before, last, 1, 1), self.config.device
+        roles = {name: command.role for name, command in device.standard.commands.items()}
+        commands = {name: count for name, count in counts["commands"].items() if not roles[name].startswith("refresh")}
+        columns = {name for name in commands if roles[name].startswith(("read", "write"))}
+        scope_ps = counts["at_ps"] * int(self.tables.params[at.P_SCOPES]) * self.config.channels
+        open_ps = self.clock.ps_of(counts["open_cycles"])
+        actions = energy_actions(device, Tally(commands, open_ps, scope_ps - open_ps))
+        if not actions:
+            activates = sum(count for name, count in commands.items() if roles[name] == "activate")
+            return activates, activates + sum(commands[name] for name in columns)
+        everything = total_pj(actions)
+        return everything - total_pj({name: action for name, action in actions.items() if name in columns}), everything
+
+    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int,
+               passed_ps: int) -> None:
         """Count *times* more periods, each of *traffic* and otherwise as the *periods* between two notes of the counters.
 
-        The bursts of a period are known; what was on its way at either note would make the difference of the notes miss them.
+        The bursts of a period are known, and *passed_ps* owes its refreshes; what was on its way at either note would make the
+        difference of the notes miss them.
         """
         self.read_bytes += times * traffic.read_bytes
         self.written_bytes += times * traffic.written_bytes
         self.read_burst_bytes += times * traffic.read_burst_bytes
         self.written_burst_bytes += times * traffic.written_burst_bytes
-        more, standard = steady_counts(before, last, periods, times), self.config.device.standard
-        burst_bytes = self.config.device.organisation.bytes_per_burst
+        owed, self._passed_ps = self._refreshes_due(), self._passed_ps + passed_ps
+        more, standard, p = steady_counts(before, last, periods, times), self.config.device.standard, self.tables.params
         columns = 0
         for kind, name, nbytes in (("reads", standard.by_role("read"), traffic.read_burst_bytes),
                                    ("writes", standard.by_role("write"), traffic.written_burst_bytes)):
             assert name is not None, "every standard can be read and written"
-            missed = times * nbytes // burst_bytes - more[kind]
+            missed = times * nbytes // self.burst_bytes - more[kind]
             more[kind] += missed
             more["commands"][name] += missed
             columns += more["commands"][name]
+        refresh = standard.by_role("refresh_bank" if p[at.P_PER_BANK] else "refresh_all")
+        if refresh is not None and p[at.P_REFI] > 0:
+            more["commands"][refresh] = self._refreshes_due() - owed
         more["row_hits"] = columns - more["row_misses"] - more["row_conflicts"]
         self._replayed = added(more, self._replayed)
 

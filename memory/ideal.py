@@ -44,6 +44,7 @@ class IdealMemory:
         self.env, self.config = env, config
         self.capacity_bytes, self.peak_bytes_per_s = config.capacity_bytes, config.bandwidth_bytes_per_s
         self.read_bytes = self.written_bytes = self.last_burst_bytes = 0
+        self.burst_bytes, self.refresh_interval_ps = 1, 0
         self._ps_per_byte = Fraction(PS_PER_S) / Fraction(config.bandwidth_bytes_per_s)
         self._free_ps = Fraction(0)                     # exact: rounded times would add up to another rate
 
@@ -64,6 +65,10 @@ class IdealMemory:
         self.env.schedule(done, delay=math.ceil(self._free_ps) + self.config.latency_ps - now_ps)
         return done
 
+    def moved_bytes(self, ranges: npt.ArrayLike) -> int:
+        """What a transfer of *ranges* moves: just its bytes."""
+        return int(asked_ranges(ranges, self.capacity_bytes)[:, 1].sum())
+
     def reduction(self) -> dict[str, Any]:
         """Nothing is reduced."""
         return {"used": False}
@@ -72,7 +77,12 @@ class IdealMemory:
         """It counts nothing but bytes."""
         return {}
 
-    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int) -> None:
+    def spent(self, before: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[float, float]:
+        """Its energy is that of bytes alone, which the program fixes."""
+        return 0.0, 0.0
+
+    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int,
+               passed_ps: int) -> None:
         """Count *times* more periods of *traffic*."""
         self.read_bytes += times * traffic.read_bytes
         self.written_bytes += times * traffic.written_bytes

@@ -24,6 +24,17 @@ class MemorySystem(Protocol):
     written_bytes: int
     last_burst_bytes: int                       # bytes that the transfer last asked for moves, in whole bursts
 
+    @property
+    def burst_bytes(self) -> int:
+        """Bytes of a whole burst; 1 where there are none."""
+
+    @property
+    def refresh_interval_ps(self) -> int:
+        """The time in which every bank is refreshed once, or would be; 0 where there is nothing to refresh."""
+
+    def moved_bytes(self, ranges: npt.ArrayLike) -> int:
+        """What a transfer of byte ranges moves, in whole bursts."""
+
     def transfer(self, ranges: npt.ArrayLike, write: bool) -> simpy.Event:
         """Move byte ranges, (n, 2) of address and size; the event comes at the end."""
 
@@ -33,8 +44,14 @@ class MemorySystem(Protocol):
     def counted(self, now_ps: int) -> dict[str, Any]:
         """Its counters so far, as :meth:`replay` takes them."""
 
-    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int) -> None:
-        """Count *times* more periods, each of *traffic* and otherwise as the *periods* between two notes of the counters."""
+    def spent(self, before: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[float, float]:
+        """Picojoules between two notes of the counters: those that the program does not fix, and all."""
+
+    def replay(self, before: Mapping[str, Any], last: Mapping[str, Any], periods: int, traffic: Traffic, times: int,
+               passed_ps: int) -> None:
+        """Count *times* more periods, each of *traffic* and otherwise as the *periods* between two notes of the counters.
+
+        They took *passed_ps* together, which owes refreshes."""
 
     def details(self, end_ps: int) -> dict[str, Any]:
         """Its entry of the report."""

@@ -154,9 +154,12 @@ def test_values_are_right_in_the_order_that_was_timed(graph: OperatorGraph, sram
 @given(machines, graphs)
 @example(machine(rows=8, arrays=3, lanes=16, sram_kib=1024, banks=14, link_gbytes=300, shadow=False), gemm(16, 16, 176))
 def test_exact_run_takes_the_same_time(config: MachineConfig, graph: OperatorGraph) -> None:
-    """Channel symmetry is the only reduction of one operator, and exact: also where ragged tensors part the channels."""
+    """Channel symmetry is the only reduction where no tile loop is left, and exact: also where ragged tensors part the channels."""
     reduced, exact = run(config, graph), run(config, graph, exact=True)
     assert exact.reductions == ()
+    if any(reduction["name"] == "tile loops" for reduction in reduced.reductions):
+        assert reduced.seconds == pytest.approx(exact.seconds, rel=0.005)
+        return
     assert reduced.seconds == exact.seconds
     assert [op.end_s for op in reduced.operators] == [op.end_s for op in exact.operators]
     assert reduced.memory["hbm"].details["commands"] == exact.memory["hbm"].details["commands"]

@@ -1,5 +1,5 @@
-"""CPU seconds of the whole road: start-up, a prefill and a decode step of a 1B model, each in a process of its own; and of mapping
-alone, for the first time and again with the search's choices kept."""
+"""CPU seconds of the whole road: start-up, mapping and a step of a model, or one large product, each in a process of its own; and
+of mapping alone, for the first time and again with the search's choices kept."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ COMMANDS = {
     "tilesim --help": ("--help",),
     "llama-3.2-1b, prefill 512, hbm-npu": (*_LLAMA, "--phase", "prefill", "--prompt", "512"),
     "llama-3.2-1b, decode at 2048, hbm-npu": (*_LLAMA, "--phase", "decode", "--context", "2048"),
+    "gpt3-175b, one layer, decode at 2048, hbm-npu with 6 stacks": (
+        "run", "--arch", "hbm-npu", "--set", "parts.hbm.stacks=6", "--model", "gpt3-175b", "--layers", "1", "--phase", "decode",
+        "--context", "2048"),
+    "2048 x 2048 x 2048, gemmini-default": ("op", "--arch", "gemmini-default", "gemm", "2048", "2048", "2048", "--dtype", "int8"),
     "gpt2, decode at 512, hbm-npu": ("run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "512"),
 }
 
@@ -28,8 +32,6 @@ def benchmarks() -> Iterator[Line]:
     """The least of three runs of each command, after one that fills the kernel cache."""
     for case, arguments in COMMANDS.items():
         yield Line(case, min([_cpu_s(arguments) for _ in range(4)][1:]))
-
-
     yield from _mapping()
 
 

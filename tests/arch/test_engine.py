@@ -10,6 +10,7 @@ import simpy
 from tilesim.arch.engine import Engine
 from tilesim.arch.machine import MachineConfig, load_machine
 from tilesim.arch.run_counts import ProgramRun
+from tilesim.arch.run_parts import StepState
 from tilesim.arch.vector import VectorConfig, vector_cycles
 from tilesim.memory.dram import DramConfig, DramSystem
 from tilesim.memory.port_share import PortShare
@@ -190,3 +191,13 @@ def test_ports_are_never_promised_twice() -> None:
     for begin, end, _ in promised:
         inside = sum(n for s, e, n in promised if s >= begin and e <= end)
         assert inside <= 7.0 * (end - begin) * (1 + 1e-9) + 1e-6
+
+
+def test_who_stood_in_for_a_record_passes_it_on_when_it_is_left_out_too() -> None:
+    """Records 6 to 8 are left out for 3 to 5, and later 4 and 5 for 2 and 3: what waits for 7 or 8 waits for 2 or 3."""
+    state = StepState(simpy.Environment(), product().steps[0].segment)
+    state.ended, state.remaining = bytearray(9), 9
+    state.let_stand_in(6, [3, 4, 5])
+    state.let_stand_in(4, [2, 3])
+    assert [state.stand_in(record) for record in range(9)] == [0, 1, 2, 3, 2, 3, 3, 2, 3]
+    assert state.remaining == 4
