@@ -17,8 +17,9 @@ from .arch.run_counts import OperatorRun, ProgramRun
 from .arch.scalesim import ScaleSimConfig
 from .arch.systolic import SystolicConfig
 from .arch.vector import VectorConfig
+from .mapping.attention_io import step_bound
 from .mapping.constraints import Constraints
-from .mapping.mapper import map_graph
+from .mapping.mapper import appends_of, map_graph, own_rows
 from .mapping.target import Objective
 from .memory.dram import DramConfig
 from .memory.ideal import IdealMemoryConfig
@@ -30,11 +31,11 @@ from .run_scalesim import run_scalesim_graph
 from .sim.clock import Clock
 from .sim.errors import ConfigError
 from .sim.program import Step, TileProgram
-from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
+from .sim.report import Bounds, IoBound, MemoryReport, OperatorReport, Report, UnitReport
 from .sim.units import BITS_PER_BYTE, PS_PER_S
 from .workloads.graph import OperatorGraph, program_order, totals
 from .workloads.network import Inference
-from .workloads.operators import Operator
+from .workloads.operators import Attention, Operator
 from .workloads.parallel import shard
 from .workloads.phases import Workload
 from .workloads.routing import has_experts, spread_experts
@@ -283,9 +284,16 @@ def _units(machine: MachineConfig, run: ProgramRun) -> dict[str, UnitReport]:
 def _operator_reports(
     machine: MachineConfig, operators: Mapping[str, Operator], program: TileProgram, run: ProgramRun,
 ) -> tuple[OperatorReport, ...]:
-    own = _own_ps(run)
-    return tuple(_operator_report(machine, operators[step.operator], step, ran, own_ps)
+    own, bounds = _own_ps(run), _io_bounds(machine, operators, program)
+    return tuple(_operator_report(machine, operators[step.operator], step, ran, own_ps, bounds.get(step.operator))
                  for step, ran, own_ps in zip(program.steps, run.operators, own, strict=True))
+
+
+def _io_bounds(machine: MachineConfig, operators: Mapping[str, Operator], program: TileProgram) -> dict[str, IoBound]:
+    """What each attention must move beside the machine's scratchpad, by the operator's name."""
+    appends, (_, sram) = appends_of(operators.values()), machine.only(SramConfig, "sram")
+    return {op.name: step_bound(op, step, program, own_rows(op, appends), sram.capacity_bytes)
+            for step in program.steps if isinstance(op := operators[step.operator], Attention)}
 
 
 def _own_ps(run: ProgramRun) -> list[int]:
@@ -304,7 +312,7 @@ def _own_ps(run: ProgramRun) -> list[int]:
 
 
 def _operator_report(
-    machine: MachineConfig, op: Operator, step: Step, ran: OperatorRun, own_ps: int,
+    machine: MachineConfig, op: Operator, step: Step, ran: OperatorRun, own_ps: int, io_bound: IoBound | None,
 ) -> OperatorReport:
     compute_s, memory_s = _operator_bounds(machine, op)
     bound_s, seconds = max(compute_s, memory_s), own_ps / PS_PER_S
@@ -315,6 +323,7 @@ def _operator_report(
         bottleneck=_bottleneck(ran), warm=seconds < bound_s,
         busy_s={unit: ps / PS_PER_S for unit, ps in ran.busy_ps.items()},
         waited_s={cause: ps / PS_PER_S for cause, ps in ran.waited_ps.items()}, mapping=dict(step.segment.notes),
+        io_bound=io_bound,
     )
 
 

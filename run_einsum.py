@@ -18,6 +18,7 @@ from .sim.energy import EnergyLine
 from .sim.errors import ConfigError
 from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
 from .sim.units import si_text
+from .workloads.attention_io import attention_bound
 from .workloads.graph import OperatorGraph, program_order, tensors_of
 from .workloads.operators import Attention, Gemm, Operator
 
@@ -161,6 +162,7 @@ def _operators(config: EinsumConfig, ran: list[Ran]) -> tuple[OperatorReport, ..
             name=one.op.name, kind=one.op.kind, layer=one.op.layer, start_s=before, end_s=after, seconds=after - before,
             macs=one.op.macs, executed_macs=one.op.macs, read_bytes=round(one.dram_bytes) - stored, write_bytes=stored, bound=bound,
             bound_seconds=max(compute_s, memory_s), bottleneck=max(busy, key=lambda part: busy[part]), warm=False,
-            busy_s={ARRAY: busy[ARRAY], LANES: busy[LANES]}, waited_s={}, mapping=one.mapping))
+            busy_s={ARRAY: busy[ARRAY], LANES: busy[LANES]}, waited_s={}, mapping=one.mapping,
+            io_bound=attention_bound(one.op, config.buffer_bytes) if isinstance(one.op, Attention) else None))
         before = after
     return tuple(reports)

@@ -18,7 +18,7 @@ from .arch.wires import InterconnectConfig
 from .sim.energy import EnergyLine
 from .sim.errors import ConfigError
 from .sim.program import Compute, TileProgram
-from .sim.report import Report
+from .sim.report import IoBound, Report
 from .sim.units import BITS_PER_BYTE
 
 
@@ -90,9 +90,14 @@ def of_all_devices(report: Report, machine: MachineConfig, program: TileProgram,
         units={name: replace(unit, records=n * unit.records, macs=n * unit.macs) for name, unit in report.units.items()},
         links_bytes={way: n * nbytes for way, nbytes in report.links_bytes.items()} | {"device→device": link_bytes},
         operators=tuple(replace(op, macs=n * op.macs, executed_macs=n * op.executed_macs, read_bytes=n * op.read_bytes,
-                                write_bytes=n * op.write_bytes) for op in report.operators),
+                                write_bytes=n * op.write_bytes, io_bound=_of_all(op.io_bound, n)) for op in report.operators),
         bounds=replace(report.bounds, compulsory_bytes=n * report.bounds.compulsory_bytes,
                        link_s=max(report.bounds.link_s, sent_bytes / wires.out_bytes_per_s(n))),
         reductions=report.reductions if exact else (*report.reductions, symmetry),
         assumptions=(*report.assumptions, f"{n} devices, tensor parallel, units' times are one's; collectives: {fastest}"),
     )
+
+
+def _of_all(bound: IoBound | None, n: int) -> IoBound | None:
+    """Each of *n* devices has its own share of the heads and its own memory: their traffic adds up, their memories do not."""
+    return None if bound is None else IoBound(n * bound.compulsory_bytes, n * bound.order_bytes, bound.on_chip_bytes)

@@ -7,7 +7,7 @@ everything in DRAM, lower each distinct operator once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from ..arch.machine import MachineConfig
@@ -102,7 +102,7 @@ def map_to_target(
     if constraints is not None:
         constraints.check({"gemm": [op.name for op in ops if isinstance(op, Gemm)],
                            "attention": [op.name for op in ops if isinstance(op, Attention)]})
-    appends = {tensor.name: op for op in ops if isinstance(op, KvAppend) for tensor in op.outputs}
+    appends = appends_of(ops)
     uses = [_uses(op, appends, attention) for op in ops]
     site = Site(target, share_out(target.sram_bytes, 0, False, target.shares), attention,
                 None if token_ids is None else tuple(token_ids), objective, len(ops) > 1, constraints or Constraints())
@@ -143,7 +143,7 @@ def _uses(op: Operator, appends: Mapping[str, KvAppend], attention: AttentionSty
         return Uses(op.inputs, op.outputs)
     reads: tuple[Tensor, ...] = op.inputs
     scratch: tuple[Tensor, ...] = ()
-    append = _own_rows(op, appends)
+    append = own_rows(op, appends)
     if append is not None:
         reads = (*reads, *append.inputs)
     if attention == "unfused":
@@ -154,7 +154,12 @@ def _uses(op: Operator, appends: Mapping[str, KvAppend], attention: AttentionSty
     return Uses(reads, op.outputs, scratch)
 
 
-def _own_rows(op: Attention, appends: Mapping[str, KvAppend]) -> KvAppend | None:
+def appends_of(ops: Iterable[Operator]) -> dict[str, KvAppend]:
+    """The append that writes each cache, by the cache's name."""
+    return {tensor.name: op for op in ops if isinstance(op, KvAppend) for tensor in op.outputs}
+
+
+def own_rows(op: Attention, appends: Mapping[str, KvAppend]) -> KvAppend | None:
     """The cache append of the very tokens that query; None when the whole cache must be read from DRAM."""
     key_append, value_append = (appends.get(tensor.name) for tensor in op.inputs[1:3])
     if key_append is None or key_append is not value_append:
@@ -174,7 +179,7 @@ def _split_caches(op: Operator, use: Uses) -> frozenset[str]:
 def _operands(
     op: Operator, use: Uses, appends: Mapping[str, KvAppend], residents: Residents, layouts: Mapping[str, Blocked],
 ) -> tuple[Operand, ...]:
-    own = _own_rows(op, appends) if isinstance(op, Attention) else None
+    own = own_rows(op, appends) if isinstance(op, Attention) else None
     return tuple(
         Operand(index, tensor.shape, tensor.dtype, tensor.role, tensor.name in residents.lives, layouts.get(tensor.name),
                 own.slot if own is not None and index in (3, 4) else None)

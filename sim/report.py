@@ -16,6 +16,19 @@ SCHEMA = "tilesim.report/1"
 
 
 @dataclass(frozen=True, slots=True)
+class IoBound:
+    """What exact attention must move off chip: ``compulsory_bytes`` by any schedule; ``order_bytes`` up to a constant.
+
+    ``order_bytes`` is N² d² / M for a memory of ``on_chip_bytes``: no schedule moves less than some constant times it, which no
+    source gives; it is shown beside the hard bound and never added to it (``workloads/attention_io.py``).
+    """
+
+    compulsory_bytes: int
+    order_bytes: float
+    on_chip_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorReport:
     """One operator of the run.
 
@@ -23,7 +36,8 @@ class OperatorReport:
     operators add up to the run. ``start_s``..``end_s`` is its whole life, prefetching included; lives of operators overlap.
     ``bound_seconds`` is its own roofline; ``warm`` says that it
     looks faster than that: its operands had been prefetched or were on the chip already, or its stores are posted.
-    ``waited_s`` is what its compute units waited for, ``busy_s`` how long they worked.
+    ``waited_s`` is what its compute units waited for, ``busy_s`` how long they worked. ``io_bound``: of attention on parts whose
+    on-chip memory is known, else None.
     """
 
     name: str
@@ -43,6 +57,7 @@ class OperatorReport:
     busy_s: Mapping[str, float]
     waited_s: Mapping[str, float]
     mapping: Mapping[str, Any]
+    io_bound: IoBound | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,21 @@ def _headline(report: Report) -> RenderableType:
     table.add_row("roofline", f"{si_text(bounds.roofline_s, 's')} ({bounds.kind}-bound); simulated is "
                               f"{report.distance_to_roofline:.3f} × that   [compute {si_text(bounds.compute_s, 's')}, "
                               f"memory {si_text(bounds.memory_s, 's')}{link}]")
+    if attention := _attention_io(report):
+        table.add_row("I/O", attention)
     return table
+
+
+def _attention_io(report: Report) -> str:
+    """What all attention of the run moved beside what it must move; empty when it neither moves nor must move anything."""
+    ran = [(op.read_bytes + op.write_bytes, op.io_bound) for op in report.operators if op.io_bound is not None]
+    moved, compulsory = sum(nbytes for nbytes, _ in ran), sum(bound.compulsory_bytes for _, bound in ran)
+    if not moved and not compulsory:
+        return ""
+    ratio = f"{moved / compulsory:.3f} × " if compulsory else ""
+    order, on_chip = sum(bound.order_bytes for _, bound in ran), max(bound.on_chip_bytes for _, bound in ran)
+    return (f"attention moved {si_text(moved, 'B')}, {ratio}compulsory {si_text(compulsory, 'B')}   [N²d²/M, asymptotic: order of "
+            f"{si_text(order, 'B')}, M {si_text(on_chip, 'B')}]")
 
 
 def _operator_table(report: Report) -> Table:
