@@ -47,7 +47,8 @@ class VectorConfig(Config):
 #: subtract, scale, times weight, plus bias; softmax: max, subtract, exp, sum, times 1/sum; sigmoid: exp, add, reciprocal;
 #: silu: sigmoid (its add in the reciprocal) and two multiplies; gelu by tanh: cubic polynomial (4), tanh, 2; rope: two
 #: multiplies and an add, and a pair swap; dequantize: unpack, times scale; quantize: largest magnitude of the group, times
-#: 1/scale, pack.
+#: 1/scale, pack. Rows in pieces: ``_statistics`` takes softmax's max, subtract, exp and sum, a norm's sums; ``_normalize`` the
+#: rest, and softmax's subtract and exp once more.
 FUNCTION_OPS: dict[str, tuple[int, int]] = {
     "copy": (1, 0),
     "add": (1, 0),
@@ -68,6 +69,12 @@ FUNCTION_OPS: dict[str, tuple[int, int]] = {
     "rope": (4, 0),
     "softmax": (4, 1),
     "relu_mul": (2, 0),
+    "softmax_statistics": (3, 1),
+    "softmax_normalize": (2, 1),
+    "rmsnorm_statistics": (1, 0),
+    "rmsnorm_normalize": (2, 0),
+    "layernorm_statistics": (3, 0),
+    "layernorm_normalize": (4, 0),
     "online_softmax_end": (1, 0),
     "dequantize": (2, 0),
     "quantize": (3, 0),
@@ -75,8 +82,10 @@ FUNCTION_OPS: dict[str, tuple[int, int]] = {
 #: (simple, special) operations of one hidden unit of an LSTM cell: four sums of gates, three σ of an add beside exp and
 #: reciprocal, two tanh, three products and a sum.
 _LSTM_OPS, _LSTM_GATES = (11, 8), 4
-#: Functions that also take one root or reciprocal for each row (1/rms, 1/σ, 1/sum).
-_ONE_SPECIAL_A_ROW = frozenset({"rmsnorm", "layernorm", "softmax", "online_softmax_end"})
+#: Functions that also take one root or reciprocal for each row (1/rms, 1/σ, 1/sum, the
+#: correction of a running sum).
+_ONE_SPECIAL_A_ROW = frozenset({"rmsnorm", "layernorm", "softmax", "online_softmax_end", "softmax_statistics", "softmax_normalize",
+                                "rmsnorm_normalize", "layernorm_normalize"})
 
 
 def lane_ops(function: str, reads: tuple[View, ...], params: Mapping[str, Any], config: VectorConfig) -> int:

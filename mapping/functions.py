@@ -100,6 +100,44 @@ def _online_softmax(reads: Sequence[Array], before: Sequence[Array], params: Map
     return probabilities, maximum, reads[2] * rescale + total, reads[3] * rescale[..., None]
 
 
+def _softmax_statistics(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """A piece [rows, n] (then the maximum and sum [rows] of the pieces before) → maximum and sum with it."""
+    maximum = reads[0].max(axis=-1) if len(reads) == 1 else np.maximum(reads[1], reads[0].max(axis=-1))
+    total = np.exp(reads[0] - maximum[..., None]).sum(axis=-1)
+    return maximum, total if len(reads) == 1 else reads[2] * np.exp(reads[1] - maximum) + total
+
+
+def _softmax_normalize(x: Array, maximum: Array, total: Array) -> Array:
+    return np.asarray(np.exp(x - maximum[..., None]) / total[..., None])
+
+
+def _rmsnorm_statistics(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    return ((reads[0] ** 2).sum(axis=-1) + (reads[1] if len(reads) > 1 else 0.0),)
+
+
+def _rmsnorm_normalize(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """x [rows, n], the sum of squares [rows] of rows of ``cols`` elements, weight [n], perhaps bias [n]."""
+    x, squares, weight, *bias = reads
+    return (x / np.sqrt(squares / params["cols"] + NORM_EPSILON)[..., None] * weight + (bias[0] if bias else 0.0),)
+
+
+def _layernorm_statistics(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    """A piece [rows, n] (then mean and centred sum of squares [rows] of the ``seen`` elements before) → both with it."""
+    x, seen = reads[0], params["seen"]
+    mean = x.mean(axis=-1)
+    squares = ((x - mean[..., None]) ** 2).sum(axis=-1)
+    if len(reads) == 1:
+        return mean, squares
+    count, apart = x.shape[-1], mean - reads[1]
+    return reads[1] + apart * count / (seen + count), reads[2] + squares + apart**2 * seen * count / (seen + count)
+
+
+def _layernorm_normalize(reads: Sequence[Array], before: Sequence[Array], params: Mapping[str, Any]) -> tuple[Array, ...]:
+    x, mean, squares, weight, *bias = reads
+    scaled = (x - mean[..., None]) / np.sqrt(squares / params["cols"] + NORM_EPSILON)[..., None]
+    return (scaled * weight + (bias[0] if bias else 0.0),)
+
+
 def _windows(x: Array, p: Patches, outside: float = 0.0) -> Array:
     """The windows of *x* [images, rows, cols, channels]: [images, out_rows, out_cols, filter_rows, filter_cols, channels]."""
     height = (p.out_rows - 1) * p.stride_rows + p.filter_rows
@@ -187,6 +225,12 @@ FUNCTIONS: dict[str, Function] = {
     "gelu_tanh_mul": _plain(lambda a, b: _gelu_tanh(a) * b),
     "rmsnorm": _plain(_rmsnorm),
     "layernorm": _plain(_layernorm),
+    "softmax_statistics": _softmax_statistics,
+    "softmax_normalize": _plain(_softmax_normalize),
+    "rmsnorm_statistics": _rmsnorm_statistics,
+    "rmsnorm_normalize": _rmsnorm_normalize,
+    "layernorm_statistics": _layernorm_statistics,
+    "layernorm_normalize": _layernorm_normalize,
     "rope": _rope,
     "softmax": _softmax,
     "online_softmax": _online_softmax,

@@ -1,6 +1,7 @@
 """Operators of the vector unit and of the DMA engine: norms, pointwise functions, rotary positions, gathers, cache appends.
 
-Resident operands are worked on where they are, in one record; spilled ones pass through in tiles of whole rows.
+Resident operands are worked on where they are, in one record; spilled ones pass through in tiles of whole rows, or of pieces of a
+row where none fits (``long_rows``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ..sim.errors import ConfigError
 from ..sim.program import Segment, View
 from ..workloads.operators import Embedding, KvAppend, Operator, SelectLast
 from ..workloads.vector import Elementwise, Norm, Rope, Softmax
+from .long_rows import lower_long_rows, row_fits
 from .storage import byte_ranges, whole_units, window_ranges
 from .target import Site
 from .tiles import Operand, Tiler, permute, tiles
@@ -51,6 +53,8 @@ def _lower_rows(
     tiler, out = Tiler(op.name, operands, site), operands[-1]
     for operand in operands[:streams]:
         whole_units(operand.dtype, cols, f"{op.name}: a row")
+    if function != "rope" and not row_fits(site, operands[:-1], out, cols):
+        return lower_long_rows(op.name, operands, site, rows, cols, function, streams)
     constants = tuple(tiler.read(operand.window(operand.shape)) for operand in operands[streams:-1])
     tile_rows = rows_in_room(site, max(o.dtype.bytes_for(cols) for o in operands), operands[:streams], out, rows)
     for first, count in tiles(rows, tile_rows):

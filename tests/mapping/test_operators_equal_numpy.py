@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilesim.mapping.target import Target
 from tilesim.sim.dtypes import parse_dtype
-from tilesim.sim.program import TileProgram
+from tilesim.sim.program import Load, Store, TileProgram
 from tilesim.workloads import single
 from tilesim.workloads.graph import GraphBuilder, OperatorGraph
 from tilesim.workloads.operators import Embedding, Gemm, KvAppend, Operator, SelectLast
@@ -135,6 +135,31 @@ def test_softmax_equals_numpy(rows: int, cols: int, machine: dict[str, Any], toy
                               equals_numpy: Check) -> None:
     equals_numpy(between(lambda x, y: Softmax(name="softmax", inputs=(x,), outputs=(y,), rows=rows, cols=cols), (rows, cols)),
                  toy_target(**machine))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(rows=st.integers(1, 3), cols=st.integers(300, 2000), bias=st.booleans(),
+       function=st.sampled_from(["softmax", "rmsnorm", "layernorm", "add", "silu_mul", "relu"]))
+def test_rows_longer_than_the_scratchpad_equal_numpy(rows: int, cols: int, bias: bool, function: str, toy_target: MakeTarget,
+                                                     equals_numpy: Check) -> None:
+    """Rows of 600 B to 4 kB past pools of 256 B: softmax and norms read each row twice, pointwise functions once."""
+    out = Tensor("y", (rows, cols), BF16, "output")
+    x = [Tensor(name, (rows, cols), BF16, "input") for name in ("a", "b")][:POINTWISE[function].arity if function in POINTWISE
+                                                                            else 1]
+    constants = [Tensor(name, (cols,), BF16, "weight") for name in ("gain", "shift")][:1 + bias]
+    if function == "softmax":
+        op: Operator = Softmax(name="op", inputs=tuple(x), outputs=(out,), rows=rows, cols=cols)
+    elif function in ("rmsnorm", "layernorm"):
+        op = Norm(name="op", inputs=(*x, *constants), outputs=(out,), function=function, rows=rows, cols=cols)  # type: ignore[arg-type]
+    else:
+        op = Elementwise(name="op", inputs=tuple(x), outputs=(out,), function=function, rows=rows, cols=cols)
+    program = equals_numpy(alone(op), toy_target(sram_kib=4), orders=(1, 2))
+    records = program.steps[0].segment.records
+    readings = 1 if function in POINTWISE else 2
+    assert program.steps[0].segment.notes["readings"] == readings
+    loaded = [sum(r.nbytes for r in records if isinstance(r, Load) and r.operand == index) for index in range(len(x))]
+    assert loaded == [readings * 2 * rows * cols] * len(x)
+    assert sum(r.nbytes for r in records if isinstance(r, Store)) == 2 * rows * cols
 
 
 @quick
