@@ -182,14 +182,13 @@ class Engine(RunState):
             first_ps = clock.ps_of(first)
             moved = clock.cycle_at(self._ports_done_ps(first_ps, cost, clock.ps_of(streamed) - first_ps))
             begin_cycle = max(first - gemm.preload, stream_free)
-            stream_free = max(streamed, moved)
-            shadow_free = stream_free - gemm.stream
-            start_ps, end_ps = clock.ps_of(begin_cycle), clock.ps_of(stream_free + gemm.drain)
+            streamed = max(streamed, moved)
+            last_fold = streamed - gemm.stream
+            stream_free, shadow_free = last_fold + gemm.next_stream, last_fold + gemm.next_preload
+            start_ps, end_ps = clock.ps_of(begin_cycle), clock.ps_of(streamed + gemm.drain)
             self.at_work[name] += 1
-            self._account(name, index, cost, start_ps, clock.ps_of(stream_free))
+            self._account(name, index, cost, start_ps, clock.ps_of(streamed))
             env.process(self._end_at(end_ps, name, index, position, start_ps))
-            if not self.mxu.double_buffered_weights:
-                shadow_free = stream_free = stream_free + gemm.drain
             wake_ps = clock.ps_of(shadow_free)
             if wake_ps > self._now_ps:
                 yield env.timeout(wake_ps - self._now_ps)

@@ -48,13 +48,16 @@ class GemmCycles:
 
     *preload*: shifting in the first fold's stationary operand. *last_start*: from the first streamed operand of the first fold
     to that of the last fold. *stream*: streamed operands of the last fold. *drain*: from its last operand to the tile's
-    last result.
+    last result. *next_stream* and *next_preload*: from the first streamed operand of the last fold to the earliest one of a
+    GEMM that follows, and to when that one's stationary operand may begin to shift in.
     """
 
     preload: int
     last_start: int
     stream: int
     drain: int
+    next_stream: int
+    next_preload: int
 
     @property
     def total(self) -> int:
@@ -66,7 +69,8 @@ def gemm_cycles(m: int, k: int, n: int, config: SystolicConfig, batch: int = 1) 
     """The cycles of *batch* products [m, k]·[k, n] on the arrays of *config*, folds dealt round to the arrays."""
     times = _times(m, k, n, config, batch)
     stream = spatial_and_temporal(m, k, n, config.dataflow)[2]
-    return GemmCycles(times.first_start, times.last_start - times.first_start, stream, times.end - times.last_start - stream)
+    return GemmCycles(times.first_start, times.last_start - times.first_start, stream, times.end - times.last_start - stream,
+                      times.next_stream, times.next_preload)
 
 
 def gemm_total_cycles(
@@ -77,10 +81,9 @@ def gemm_total_cycles(
     return np.asarray(_times(m, k, n, config, batch).end, dtype=np.int64)
 
 
-def gemm_times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: Any = 1) -> tuple[Any, Any, Any]:
-    """Cycles to the first and to the last round's first streamed operand, and to the last result; elementwise."""
-    times = _times(m, k, n, config, batch)
-    return times.first_start, times.last_start, times.end
+def gemm_times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: Any = 1) -> FoldTimes:
+    """When the folds of *batch* products [m, k]·[k, n] run; elementwise."""
+    return _times(m, k, n, config, batch)
 
 
 def _times(m: Ints, k: Ints, n: Ints, config: SystolicConfig, batch: Any) -> FoldTimes:

@@ -56,6 +56,8 @@ class FoldTimes:
     last_start: Any             # the last round's
     end: Any                    # the last result of any fold has left
     rounds: Any
+    next_stream: Any            # from the last round's start to the first streamed operand of a GEMM that follows, at least
+    next_preload: Any           # from the last round's start to when a following GEMM's first weights may begin to shift in
 
 
 def physical_times(
@@ -86,7 +88,13 @@ def physical_times(
         for c, back_c in ((c_last, 0), (c_full, row_folds * (col_folds > 1))):
             fold_start = start((folds - 1 - back_r - back_c) // arrays)
             end = _most(end, fold_start + stream + (rows if stationary else r) + c - 2)
-    return FoldTimes(preload, start(rounds - 1), end, rounds)
+    next_stream, next_preload = stream, 0 * stream
+    if not stationary:              # sums of the last round's folds leave first; a round of several arrays holds a full fold too
+        ragged = (row_folds > 1) * ((folds % arrays == 1) if arrays > 1 else 1)
+        next_stream = _most(stream, r_full + ragged * (r_last - r_full))
+    elif not double_buffered:
+        next_preload = stream - 1
+    return FoldTimes(preload, start(rounds - 1), end, rounds, next_stream, next_preload)
 
 
 def scalesim_times(
@@ -100,7 +108,7 @@ def scalesim_times(
     rounds = -(-(batch * -(-on_rows // rows) * -(-on_cols // cols)) // arrays)
     preload = 0 if dataflow == "output_stationary" else rows
     fold = preload + rows + cols + stream - 2
-    return FoldTimes(preload + 0 * rounds, (rounds - 1) * fold + preload, rounds * fold, rounds)
+    return FoldTimes(preload + 0 * rounds, (rounds - 1) * fold + preload, rounds * fold, rounds, fold - preload, fold - preload)
 
 
 def _ragged_rounds(round_: Any, rounds: Any, folds: Any, row_folds: Any, arrays: int, stationary: bool) -> Any:

@@ -21,7 +21,7 @@ from .attention_tiles import AttentionTile
 from .gemm_estimate import COLD, Floats
 from .gemm_space import Ints
 from .target import Site
-from .timeline import F_DRAIN, F_FOLDS, F_PRELOAD, F_READ, F_SIZE, F_STREAM, F_WRITTEN
+from .timeline import F_DRAIN, F_FOLDS, F_NEXT_PRELOAD, F_NEXT_STREAM, F_PRELOAD, F_READ, F_SIZE, F_STREAM, F_WRITTEN
 
 #: Bytes of a score, a partial sum, a running maximum.
 FP32_BYTES = 4
@@ -47,12 +47,14 @@ class RecordCosts:
             return self.lanes(heads * m * k * n, reads, FP32_BYTES * heads * m * n)
         array = self.site.target.array
         m, k, n = (np.asarray(extent, dtype=np.int64) for extent in (m, k, n))
-        preload, last_start, end = gemm_times(m, k, n, array, heads)
+        times = gemm_times(m, k, n, array, heads)
         stream = spatial_and_temporal(m, k, n, array.dataflow)[2]
         words = gemm_accesses(m, k, n, rows=array.rows, cols=array.cols, dataflow=array.dataflow)
-        found = np.zeros((*np.shape(end), F_SIZE))
-        found[..., F_PRELOAD], found[..., F_FOLDS] = preload * self._array_ps, (last_start - preload) * self._array_ps
-        found[..., F_STREAM], found[..., F_DRAIN] = stream * self._array_ps, (end - last_start - stream) * self._array_ps
+        found = np.zeros((*np.shape(times.end), F_SIZE))
+        for column, cycles in ((F_PRELOAD, times.first_start), (F_FOLDS, times.last_start - times.first_start), (F_STREAM, stream),
+                               (F_DRAIN, times.end - times.last_start - stream), (F_NEXT_STREAM, times.next_stream),
+                               (F_NEXT_PRELOAD, times.next_preload)):
+            found[..., column] = cycles * self._array_ps
         found[..., F_READ] = heads * ((words.input_reads * a_bits + words.weight_reads * b_bits) / 8
                                       + FP32_BYTES * (words.output_reads + m * n * accumulates))
         found[..., F_WRITTEN] = heads * FP32_BYTES * words.output_writes
@@ -88,10 +90,8 @@ class RecordCosts:
     def interval_s(self, cost: Floats) -> Any:
         """Seconds from one record of that cost on its unit to the next alike, the ports' share included."""
         ports_ps = np.maximum(cost[..., F_READ], cost[..., F_WRITTEN]) / self.site.target.rates.port_bytes_per_s * PS_PER_S
-        shift_in = cost[..., F_PRELOAD] if self.site.target.array.double_buffered_weights else 0.0
-        alone = cost[..., F_FOLDS] + np.maximum(cost[..., F_STREAM], shift_in)
-        if not self.site.target.array.double_buffered_weights:
-            alone = alone + cost[..., F_PRELOAD] + cost[..., F_DRAIN]
+        follows = np.maximum(cost[..., F_NEXT_STREAM], cost[..., F_NEXT_PRELOAD] + cost[..., F_PRELOAD])
+        alone = cost[..., F_FOLDS] + np.maximum(cost[..., F_STREAM], follows)
         return np.maximum(alone, ports_ps) / PS_PER_S
 
 

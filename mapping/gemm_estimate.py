@@ -7,15 +7,14 @@ the rates those that the engine charges; ``tests/mapping/test_search.py`` holds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arch.systolic import SystolicConfig, gemm_accesses
-from ..arch.systolic_folds import physical_times, scalesim_times, spatial_and_temporal
+from ..arch.systolic import SystolicConfig, gemm_accesses, gemm_times
 from .gemm_space import GemmTask, Ints, Plans
 from .target import Site
 
@@ -96,12 +95,17 @@ def traffic(p: Plans, task: GemmTask) -> tuple[Ints, Ints, Ints]:
 def shares(p: Plans, task: GemmTask, site: Site, alone: bool = False) -> Floats:
     """[plans, 3]: the share of the memory's rate that windows of A, B and C get, several in flight or each *alone*."""
     windows = site.target.windows
+    return _of_windows(p, task, lambda run_bytes, stride_bytes, write: windows.share(run_bytes, stride_bytes, write, alone))
+
+
+def _of_windows(p: Plans, task: GemmTask, ask: Callable[[int, int, bool], float]) -> Floats:
+    """[plans, 3]: what *ask* tells of the windows of A, B and C: bytes of a run, from one to the next, whether written."""
     found = np.ones((len(p), 3))
 
     def fill(column: int, sizes: Ints, extent: int, bits: float, write: bool) -> None:
         for size in np.unique(sizes):
             if size < extent:
-                found[sizes == size, column] = windows.share(int(size * bits / 8), int(extent * bits / 8), write, alone)
+                found[sizes == size, column] = ask(max(1, int(size * bits / 8)), max(1, int(extent * bits / 8)), write)
 
     if not task.a_resident and task.m > 1:
         fill(0, p.k_tile, task.k, task.a.bits, False)
@@ -163,10 +167,12 @@ def estimate(p: Plans, task: GemmTask, site: Site) -> Estimate:
     drain_s = last_s + last_epilogue / target.lanes.clock_hz + np.minimum(stored, c_bytes) / rates.write_bytes_per_s
     seconds = busiest - np.minimum(fill_s, memory_s * (memory_s >= busiest)) + fill_s + drain_s
     sram = work.sram_bytes + lane_bytes + a_bytes + b_bytes + c_bytes
+    moved = _of_windows(p, task, lambda run_bytes, stride_bytes, write: target.windows.moved(run_bytes, stride_bytes))
+    dram = a_bytes * moved[:, 0] + b_bytes * moved[:, 1] + c_bytes * moved[:, 2]
     macs = task.batch * task.m * task.k * task.n
     array_pj = max((target.array.mac_energy_pj.get(d.name, 0.0) for d in (task.a, task.b)), default=0.0)
     mac_pj = np.where(p.on_arrays > 0, array_pj, target.lanes.mac_energy_pj)
-    energy = 1e-12 * (macs * mac_pj + sram * rates.sram_pj_per_byte + (a_bytes + b_bytes + c_bytes) * rates.dram_pj_per_byte
+    energy = 1e-12 * (macs * mac_pj + sram * rates.sram_pj_per_byte + dram * rates.dram_pj_per_byte
                       + lanes_cycles * target.lanes.lanes * target.lanes.op_energy_pj) + rates.static_w * seconds
     return Estimate(seconds, arrays_s, lanes_s, memory_s, fill_s, drain_s, a_bytes, b_bytes, c_bytes, sram.astype(np.int64), energy,
                     records)
@@ -234,21 +240,15 @@ def _products(p: Plans, task: GemmTask, site: Site) -> _Work:
                 sram += count * np.where(p.on_arrays, reads + writes, lane_reads + lane_writes)
                 if not last.any():
                     first, last = np.where(p.on_arrays, preload, 0.0), np.where(p.on_arrays, alone + stretch, on_lanes)
-    return _Work(total * p.on_arrays, lane_total, sram, first, last)
+    # Sums that a further k tile adds to are read back; those of the lanes were counted with each of their products.
+    added_to = np.where(p.on_arrays, -(-task.k // p.k_tile), 0) - p.split_k
+    return _Work(total * p.on_arrays, lane_total, sram + 4.0 * task.batch * task.m * task.n * added_to, first, last)
 
 
 def _tile(m: Any, k: Any, n: Any, a_bits: Any, b_bits: Any, array: SystolicConfig) -> tuple[Any, Any, Any, Any, Any]:
     """(preload, cycles until the next product may follow, cycles alone, bytes read, bytes written) of one product on the arrays."""
-    if array.timing == "scalesim":
-        times = scalesim_times(m, k, n, rows=array.rows, cols=array.cols, dataflow=array.dataflow, arrays=array.arrays, batch=1)
-    else:
-        times = physical_times(m, k, n, rows=array.rows, cols=array.cols, dataflow=array.dataflow, arrays=array.arrays,
-                               double_buffered=array.double_buffered_weights, batch=1)
-    stream = spatial_and_temporal(m, k, n, array.dataflow)[2]
-    preload, between = times.first_start, times.last_start - times.first_start
-    interval = between + np.maximum(stream, preload)
-    if not array.double_buffered_weights:
-        interval = times.end
+    times = gemm_times(m, k, n, array)
+    interval = times.last_start - times.first_start + np.maximum(times.next_stream, times.next_preload + times.first_start)
     words = gemm_accesses(m, k, n, rows=array.rows, cols=array.cols, dataflow=array.dataflow)
     reads = (words.input_reads * a_bits + words.weight_reads * b_bits) / 8 + 4 * words.output_reads
-    return preload, interval, times.end, reads, 4 * words.output_writes
+    return times.first_start, interval, times.end, reads, 4 * words.output_writes

@@ -21,6 +21,8 @@ from .timeline import (
     ARRAYS,
     F_DRAIN,
     F_FOLDS,
+    F_NEXT_PRELOAD,
+    F_NEXT_STREAM,
     F_PRELOAD,
     F_READ,
     F_SIZE,
@@ -36,7 +38,6 @@ from .timeline import (
     I_SIZE,
     I_UNIT,
     LANES,
-    M_DOUBLE,
     M_EVERY,
     M_IN_FLIGHT,
     M_ISSUE,
@@ -397,7 +398,6 @@ def machine_of(site: Site) -> Floats:
     found = np.empty(M_SIZE)
     found[M_LATENCY], found[M_ISSUE] = rates.latency_s * PS_PER_S, rates.issue_s * PS_PER_S
     found[M_PORTS], found[M_IN_FLIGHT] = rates.port_bytes_per_s / PS_PER_S, rates.max_in_flight
-    found[M_DOUBLE] = site.target.array.double_buffered_weights
     found[M_PAUSE], found[M_EVERY] = rates.pause_s * PS_PER_S, rates.pause_every_s * PS_PER_S
     found[M_POOL:] = room.stream_bytes, room.activation_bytes, room.accumulator_bytes, room.vector_bytes
     return found
@@ -413,12 +413,13 @@ def _tile_costs(p: Plans, task: GemmTask, array: SystolicConfig) -> Floats:
     for at in np.ndindex(2, 2, 2):
         m, k, n = (extents[axis][kind] for axis, kind in enumerate(at))
         left, right = np.where(p.swap > 0, n, m), np.where(p.swap > 0, m, n)
-        preload, last_start, end = gemm_times(left, k, right, array)
+        times = gemm_times(left, k, right, array)
         stream = spatial_and_temporal(left, k, right, array.dataflow)[2]
         words = gemm_accesses(left, k, right, rows=array.rows, cols=array.cols, dataflow=array.dataflow)
         cell = found[:, at[0], at[1], at[2]]
-        cell[:, F_PRELOAD], cell[:, F_FOLDS] = preload * cycle_ps, (last_start - preload) * cycle_ps
-        cell[:, F_STREAM], cell[:, F_DRAIN] = stream * cycle_ps, (end - last_start - stream) * cycle_ps
+        cell[:, F_PRELOAD], cell[:, F_FOLDS] = times.first_start * cycle_ps, (times.last_start - times.first_start) * cycle_ps
+        cell[:, F_STREAM], cell[:, F_DRAIN] = stream * cycle_ps, (times.end - times.last_start - stream) * cycle_ps
+        cell[:, F_NEXT_STREAM], cell[:, F_NEXT_PRELOAD] = times.next_stream * cycle_ps, times.next_preload * cycle_ps
         left_bits, right_bits = np.where(p.swap > 0, b_bits, task.a.bits), np.where(p.swap > 0, task.a.bits, b_bits)
         cell[:, F_READ] = (words.input_reads * left_bits + words.weight_reads * right_bits) / 8 + SUM_BYTES * words.output_reads
         cell[:, F_WRITTEN] = SUM_BYTES * words.output_writes

@@ -203,23 +203,26 @@ def _share_out(ops: Sequence[Operator], uses: Sequence[Uses], site: Site) -> tup
 
 
 def _predicted(ops: Sequence[Operator], uses: Sequence[Uses], residents: Residents, site: Site) -> tuple[float, float]:
-    """What the choice of shares makes small: predicted seconds of products and of spilled activations elsewhere; of equals, the
+    """What the choice of shares makes small: the objective's costs of products and of spilled activations elsewhere; of equals, the
     DRAM traffic of products."""
+    rates = site.target.rates
     alike: dict[Hashable, list[int]] = {}
     for index, (op, use) in enumerate(zip(ops, uses, strict=True)):
         on_chip = tuple(t.name in residents.lives for t in use.all)
         alike.setdefault((op.signature, on_chip, op.name if site.constraints.operators else ""), []).append(index)
-    total = traffic = 0.0
+    seconds = joules = traffic = 0.0
     for indices in alike.values():
         op, use = ops[indices[0]], uses[indices[0]]
         if isinstance(op, Gemm):
             costs = choose_plan(op, _operands(op, use, {}, residents, {}), site, op.inputs[1].role == "weight").costs
             traffic += len(indices) * (costs["a_bytes"] + costs["b_bytes"] + costs["c_bytes"])
-            total += len(indices) * costs["seconds"]
+            seconds, joules = seconds + len(indices) * costs["seconds"], joules + len(indices) * costs["energy_j"]
         else:
             spilled = sum(t.nbytes for t in use.all if t.role == "activation" and t.name not in residents.lives)
-            total += len(indices) * 2 * spilled / site.target.rates.read_bytes_per_s
-    return total, traffic
+            spill_s = len(indices) * 2 * spilled / rates.read_bytes_per_s
+            seconds += spill_s
+            joules += spill_s * rates.static_w + len(indices) * 2 * spilled * rates.dram_pj_per_byte * 1e-12
+    return {"latency": seconds, "energy": joules, "edp": seconds * joules}[site.objective], traffic
 
 
 def _layouts(ops: Sequence[Operator], uses: Sequence[Uses], residents: Residents, site: Site) -> dict[str, Blocked]:

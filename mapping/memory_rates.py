@@ -7,6 +7,7 @@ command once for each memory and shape of window.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -37,6 +38,9 @@ class Windows(Protocol):
     def share(self, run_bytes: int, stride_bytes: int, write: bool, alone: bool = False) -> float:
         """For windows of runs of so many bytes so far apart: several beside each other in flight, or one *alone*."""
 
+    def moved(self, run_bytes: int, stride_bytes: int) -> float:
+        """Bytes that such windows move in whole bursts, over those that they ask for."""
+
 
 @dataclass(frozen=True, slots=True)
 class AllAlike:
@@ -44,6 +48,10 @@ class AllAlike:
 
     def share(self, run_bytes: int, stride_bytes: int, write: bool, alone: bool = False) -> float:
         """All of it."""
+        return 1.0
+
+    def moved(self, run_bytes: int, stride_bytes: int) -> float:
+        """What they ask for."""
         return 1.0
 
 
@@ -58,18 +66,30 @@ class Measured:
     def share(self, run_bytes: int, stride_bytes: int, write: bool, alone: bool = False) -> float:
         """The rate of a sample of such windows over that of the same bytes in one piece.
 
-        Runs are taken as the power of two at or below: what counts is how many channels and banks they reach.
+        Runs are taken as whole bursts, a power of two at or below: what counts is how many channels and banks they reach. Of what
+        comes in a burst, the part that nobody asked for is lost.
         """
-        burst = self.config.device.organisation.bytes_per_burst
-        run = 1 << (max(run_bytes, burst).bit_length() - 1)
-        if run_bytes >= stride_bytes or run >= self._sample_bytes:
+        if run_bytes >= stride_bytes:
             return 1.0
+        burst, moved = self.config.device.organisation.bytes_per_burst, self.moved(run_bytes, stride_bytes)
+        run = 1 << (max(int(run_bytes * moved), burst).bit_length() - 1)
+        if run >= self._sample_bytes:
+            return 1.0 / moved
+        # Rows closer than that share bursts; the sample's have their own.
+        stride_bytes = max(run, stride_bytes)
         key = run, stride_bytes, write, alone
         if key not in self._shares:
             if len(self._shares) >= _MOST_CACHED:
                 self._shares.clear()
             self._shares[key] = min(1.0, self._flat(write) / self._window_s(run, stride_bytes, write, 1 if alone else _IN_FLIGHT))
-        return self._shares[key]
+        return self._shares[key] / moved
+
+    def moved(self, run_bytes: int, stride_bytes: int) -> float:
+        """The mean over where in a burst a run may begin; rows that share a burst move it for each of them."""
+        burst = self.config.device.organisation.bytes_per_burst
+        step = math.gcd(stride_bytes, burst)
+        touched = [-(-(begin + run_bytes) // burst) for begin in range(0, burst, step)]
+        return sum(touched) * burst / (len(touched) * run_bytes)
 
     @property
     def _sample_bytes(self) -> int:

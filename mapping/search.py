@@ -9,7 +9,7 @@ candidates come in a fixed order, and of equal ones the first wins. Choices are 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from .gemm_estimate import Estimate, Floats, bound_seconds, estimate, uneven
 from .gemm_heuristic import check_format, heuristic_plan, rule_plans
 from .gemm_space import GemmPlan, GemmTask, Plans, candidates, every_plan, fits, neighbours, one_plan, structures
 from .gemm_timeline import judge, records_at_most
-from .target import Site
+from .target import Objective, Site
 
 #: Plans whose times differ by less are equal; of those the one with the least traffic and the fewest records wins.
 EQUAL = 0.003
@@ -103,7 +103,7 @@ def _choose(task: GemmTask, site: Site, constraints: GemmConstraints) -> Choice:
     kept, costs = Plans.joined([kept, around]), Estimate.joined([costs, estimate(around, task, site)])
     if site.rough:
         return _won(kept, costs, 0, task, site, len(plans), len(kept))
-    finalists = Plans.joined([rules, _finalists(kept, costs, task, site)])
+    finalists = Plans.joined([rules, *_others_choices(task, site, constraints), _finalists(kept, costs, task, site)])
     times = timed(finalists, task, site)
     closer = _around(finalists, times, _starts(finalists, times, task, site), task, site, fixed)
     closer = _within(closer, _by_estimate(closer, estimate(closer, task, site), task, site), task, site)
@@ -118,6 +118,13 @@ def fixed_rules(task: GemmTask, site: Site, given: Mapping[str, int | str], last
         return rules.take(np.arange(0))
     fitting = rules.take(fits(rules, task, site))
     return rules.take(np.arange(1)) if last_resort and not len(fitting) else fitting
+
+
+def _others_choices(task: GemmTask, site: Site, constraints: GemmConstraints) -> list[Plans]:
+    """What the objectives before this one choose: so that no other saves more energy than the search for the least of it."""
+    before: dict[Objective, tuple[Objective, ...]] = {"latency": (), "energy": ("latency",), "edp": ("latency", "energy")}
+    return [one_plan(choose_gemm(task, replace(site, objective=objective), constraints).plan, site)
+            for objective in before[site.objective]]
 
 
 def timed(plans: Plans, task: GemmTask, site: Site) -> Estimate:

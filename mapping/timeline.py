@@ -29,12 +29,13 @@ FREES = 4
 I_SIZE = I_FREE + 2 * FREES
 #: Columns of floats: picoseconds of shift-in, from the first to the last stream of the folds, of the last stream, of draining (for
 #: the lanes: nothing, nothing, all, nothing; for transfers: nothing, as long as it takes alone, its share of the memory's time,
-#: nothing); bytes read and written at the scratchpad.
-F_PRELOAD, F_FOLDS, F_STREAM, F_DRAIN, F_READ, F_WRITTEN = range(6)
-F_SIZE = 6
+#: nothing); bytes read and written at the scratchpad; picoseconds from the last stream's begin to that of the next product's first
+#: stream, and to that of its shift-in, at least.
+F_PRELOAD, F_FOLDS, F_STREAM, F_DRAIN, F_READ, F_WRITTEN, F_NEXT_STREAM, F_NEXT_PRELOAD = range(8)
+F_SIZE = 8
 #: The machine: picoseconds of a read's latency and of issue; bytes a picosecond of the ports; transfers in flight in a queue;
-#: whether weights are double-buffered; picoseconds of a pause of the memory, and from one to the next; bytes of each pool.
-M_LATENCY, M_ISSUE, M_PORTS, M_IN_FLIGHT, M_DOUBLE, M_PAUSE, M_EVERY, M_POOL = range(8)
+#: picoseconds of a pause of the memory, and from one to the next; bytes of each pool.
+M_LATENCY, M_ISSUE, M_PORTS, M_IN_FLIGHT, M_PAUSE, M_EVERY, M_POOL = range(7)
 M_SIZE = M_POOL + POOLS
 
 
@@ -117,14 +118,13 @@ def run_timeline(
                 elif unit == ARRAYS:
                     begin = max(stream_free, max(now, shadow_free) + cost[F_PRELOAD])
                     at_least = cost[F_FOLDS] + cost[F_STREAM]
-                    stream_free = max(_moved(begin, cost[F_READ], at_least, machine[M_PORTS], ports[1, 0], ports[1, 1]),
-                                      _moved(begin, cost[F_WRITTEN], at_least, machine[M_PORTS], ports[1, 0], ports[1, 2]))
-                    taken = max(1.0, stream_free - begin)
-                    ports[0] = (stream_free, cost[F_READ] / taken, cost[F_WRITTEN] / taken)
-                    shadow_free = stream_free - cost[F_STREAM]
-                    end = stream_free + cost[F_DRAIN]
-                    if machine[M_DOUBLE] == 0:
-                        shadow_free = stream_free = end
+                    streamed = max(_moved(begin, cost[F_READ], at_least, machine[M_PORTS], ports[1, 0], ports[1, 1]),
+                                   _moved(begin, cost[F_WRITTEN], at_least, machine[M_PORTS], ports[1, 0], ports[1, 2]))
+                    taken = max(1.0, streamed - begin)
+                    ports[0] = (streamed, cost[F_READ] / taken, cost[F_WRITTEN] / taken)
+                    last_fold = streamed - cost[F_STREAM]
+                    stream_free, shadow_free = last_fold + cost[F_NEXT_STREAM], last_fold + cost[F_NEXT_PRELOAD]
+                    end = streamed + cost[F_DRAIN]
                     wake[unit] = shadow_free
                 else:
                     end = max(_moved(now, cost[F_READ], cost[F_STREAM], machine[M_PORTS], ports[0, 0], ports[0, 1]),

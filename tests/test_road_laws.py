@@ -33,18 +33,21 @@ TINY = ModelConfig(name="tiny", family="llama", layers=2, hidden=64, heads=4, kv
 
 
 def machine(rows: int = 16, cols: int = 16, arrays: int = 2, lanes: int = 32, sram_kib: int = 256, stacks: int = 1,
-            banks: int = 64, link_gbytes: int = 2000, shadow: bool = True) -> MachineConfig:
+            banks: int = 64, link_gbytes: int = 2000, shadow: bool = True, dataflow: str = "weight_stationary",
+            timing: str = "physical") -> MachineConfig:
     config = load_machine("hbm-npu", (
         f"parts.mxu.rows={rows}", f"parts.mxu.cols={cols}", f"parts.mxu.arrays={arrays}", f"parts.vpu.lanes={lanes}",
         f"parts.scratchpad.capacity={sram_kib} KiB", f"parts.hbm.stacks={stacks}", f"parts.scratchpad.banks={banks}",
-        f"parts.mxu.double_buffered_weights={str(shadow).lower()}"))
+        f"parts.mxu.double_buffered_weights={str(shadow).lower()}", f"parts.mxu.dataflow={dataflow}", f"parts.mxu.timing={timing}"))
     links = tuple(link.model_copy(update={"bandwidth_bytes_per_s": link_gbytes * 1e9}) for link in config.links)
     return config.model_copy(update={"links": links})
 
 
 machines = st.builds(machine, rows=st.sampled_from([8, 16, 32]), cols=st.sampled_from([8, 16, 48]), arrays=st.integers(1, 3),
                      lanes=st.sampled_from([16, 64]), sram_kib=st.sampled_from([128, 1024]), stacks=st.integers(1, 2),
-                     banks=st.sampled_from([14, 64]), link_gbytes=st.sampled_from([300, 2000]), shadow=st.booleans())
+                     banks=st.sampled_from([14, 64]), link_gbytes=st.sampled_from([300, 2000]), shadow=st.booleans(),
+                     dataflow=st.sampled_from(["weight_stationary", "output_stationary", "input_stationary"]),
+                     timing=st.sampled_from(["physical", "physical", "scalesim"]))
 sizes = st.integers(1, 300)
 
 

@@ -82,3 +82,13 @@ def test_accesses_by_hand() -> None:
     """[5, 40]·[40, 70] on 32×32: two row folds and three column folds for ws."""
     found = gemm_accesses(5, 40, 70, rows=32, cols=32, dataflow="weight_stationary")
     assert (found.input_reads, found.weight_reads, found.output_writes, found.output_reads) == (600, 2800, 700, 350)
+
+
+@given(shape=st.tuples(extents, extents, extents), config=configs())
+def test_products_back_to_back_take_the_time_of_a_batch(shape: tuple[int, int, int], config: SystolicConfig) -> None:
+    """On one array, whose batches the registers prove: the second may stream, and shift its weights in, when the first lets it."""
+    config = config.model_copy(update={"arrays": 1})
+    for timed in (config, scalesim(config)):
+        one = gemm_cycles(*shape, timed)
+        second = max(one.next_stream, one.next_preload + one.preload)
+        assert 2 * one.last_start + one.preload + second + one.stream + one.drain == gemm_cycles(*shape, timed, 2).total
