@@ -130,8 +130,8 @@ def test_exact_and_traced_runs_leave_no_loop() -> None:
 
 def test_a_loop_is_known_again_in_a_later_operator() -> None:
     """The second of two equal products takes the time of a period from the first, and is left sooner."""
-    config = machine(8, 64, 64, False, *DDR)
-    program = map_graph(gemm(64, 64, 64, 60), config)
+    config = machine(8, 64, 64, True, *DDR)
+    program = map_graph(gemm(64, 64, 64, 100), config)
     twice = replace(program, steps=(program.steps[0], program.steps[0]))
     one, two = left(run_program(config, program)), run_program(config, twice)
     both = left(two)
