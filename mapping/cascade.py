@@ -59,7 +59,7 @@ def tiling(shape: AttentionShape, machine: EinsumMachine, design: Design) -> Til
     room = machine.buffer_bytes - n * (shape.e + shape.f) * WORD_BYTES
     tiles = shape.queries // n
     fits = room // (words * n * WORD_BYTES)
-    resident = max((factor for factor in range(1, tiles + 1) if tiles % factor == 0 and factor <= fits), default=0)
+    resident = max((factor for factor in range(1, min(tiles, fits) + 1) if tiles % factor == 0), default=0)
     if shape.queries % n or shape.keys % n or not resident:
         raise ValueError(f"{shape.queries} queries by {shape.keys} keys do not tile by {n} in {machine.buffer_bytes} bytes")
     return Tiling(resident, shape.keys // n, tiles // resident)

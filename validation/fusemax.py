@@ -2,15 +2,17 @@
 
 The artifact's memory is flat: a rate. FLAT runs under the mappings that the artifact took from FLAT's own tool; what our search
 finds (never more traffic) is in :func:`flat_search`. Arithmetic means over 4 models and 6 lengths are the paper's headline;
-geometric means stand beside them in :func:`headline`.
+geometric means stand beside them in :func:`headline`. Rows may have other lengths (``2K``, ``2M``, ``2097152``) and a column
+``batch``; where the artifact has no mapping of FLAT's tool, our search's is run and the row says so. A row that names no model,
+length or design that there is is skipped with its reason; the others count.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Literal
@@ -20,9 +22,9 @@ from ..mapping.cascade import Design, run
 from ..mapping.cascade_energy import Actions, cascade_actions, energy_pj, flat_actions, linear_actions, unfused_actions
 from ..mapping.flat import AttentionShape, FlatMapping, best_mapping, traffic
 from ..mapping.flat_run import CHUNK_ROWS, SOFTMAX_OPS, AttentionRun, run_flat, run_unfused
-from ..sim.errors import ConfigError
-from .contract import Row, ValidationResult, compare, summarise
+from .contract import Row, ValidationResult, skip, summarise
 from .fusemax_hbm import KEY_PROBE, chunk_ends, chunk_probe, fits_the_loop, layout_ends, streamed_memory
+from .tables import compared, find_tables, number, records, whole
 from .timeloop_elision import cascade_excess, flat_excess, softmax_excess
 
 COLUMNS = ("model", "seq_len", "design", "attn_latency_s")
@@ -51,8 +53,8 @@ class Encoder:
     e: int
     s: int
 
-    def attention(self, tokens: int) -> AttentionShape:
-        return AttentionShape(BATCH * self.heads, tokens, tokens, self.e, self.e)
+    def attention(self, tokens: int, batch: int = BATCH) -> AttentionShape:
+        return AttentionShape(batch * self.heads, tokens, tokens, self.e, self.e)
 
 
 #: The artifact's four models (flat_validation.csv: D, H, E = F, S).
@@ -76,26 +78,28 @@ class Point:
 @lru_cache(maxsize=512)
 def point(
     model: str, seq_len: str, design: str, memory: MemoryKind = "ideal", oddities: bool = True, searched: bool = False,
+    batch: int = BATCH,
 ) -> Point:
     """Simulate one point on the artifact's flat memory, or on HBM of its pin rate simulated by command.
 
     *oddities*: add the reads that the artifact's tool counts in excess (``timeloop_elision``), for comparison with its energies.
-    *searched*: FLAT under the mapping of our search instead of its own tool's.
+    *searched*: FLAT under the mapping of our search instead of its own tool's. A ValueError for a length that does not tile.
     """
-    shape = MODELS[model].attention(LENGTHS[seq_len])
+    tokens = _tokens(seq_len)
+    shape = MODELS[model].attention(tokens, batch)
     machine = FLAT if design in ("unfused", "FLAT", "+cascade") else FUSEMAX
-    in_the_loop = memory == "loop" and _fits_the_loop(model, seq_len, design)
+    mapping = best_mapping(shape, FLAT) if searched else _flat_mapping(model, seq_len, shape)
+    in_the_loop = memory == "loop" and _fits_the_loop(shape, mapping, design)
     if memory != "ideal" and not in_the_loop:
         # What moves at a time: rows of scores in unfused and FLAT, a tile of K or V in the cascade.
         words = {"unfused": machine.n * shape.keys, "FLAT": CHUNK_ROWS * shape.keys}
         tile_bytes = WORD_BYTES * words.get(design, machine.n * shape.e)
         machine = replace(machine, memory=streamed_memory(machine.memory.bytes_per_s, WRITE_SHARE[design], tile_bytes))
-    found, actions, excess_words = _attention(shape, design, machine, in_the_loop,
-                                              best_mapping(shape, FLAT) if searched else published_mapping(model, seq_len))
+    found, actions, excess_words = _attention(shape, design, machine, in_the_loop, mapping)
     attention_pj = energy_pj(actions, machine.energies)
     if oddities:
         attention_pj += excess_words * machine.energies.buffer_read / BUFFER_LINE_WORDS
-    linear_s, linear_pj = _linear_layers(MODELS[model], LENGTHS[seq_len], machine)
+    linear_s, linear_pj = _linear_layers(MODELS[model], tokens, batch, machine)
     return Point(found.cycles / machine.clock_hz, attention_pj, found.dram_bytes, found.busy_2d / found.cycles,
                  found.busy_1d / found.cycles, linear_s, linear_pj)
 
@@ -104,10 +108,9 @@ def _probe(shape: AttentionShape) -> tuple[int, int]:
     return chunk_probe(SOFTMAX_OPS * CHUNK_ROWS * shape.keys / FLAT.n, FLAT.clock_hz)
 
 
-def _fits_the_loop(model: str, seq_len: str, design: str) -> bool:
-    shape = MODELS[model].attention(LENGTHS[seq_len])
+def _fits_the_loop(shape: AttentionShape, mapping: FlatMapping, design: str) -> bool:
     if design == "FLAT":
-        moved = traffic(shape, published_mapping(model, seq_len), FLAT).total_bytes
+        moved = traffic(shape, mapping, FLAT).total_bytes
         return fits_the_loop(moved, shape.heads * -(-shape.queries // CHUNK_ROWS), _probe(shape))
     return design != "unfused"
 
@@ -135,9 +138,9 @@ def _attention(
             cascade_excess(shape, cascade.tiling, machine, design == "+cascade"))
 
 
-def _linear_layers(model: Encoder, tokens: int, machine: EinsumMachine) -> tuple[float, float]:
+def _linear_layers(model: Encoder, tokens: int, batch: int, machine: EinsumMachine) -> tuple[float, float]:
     """Projections and feed-forward of one layer, one after the other on the 2-D array; weights, inputs and outputs move once."""
-    inner, batch_tokens = model.heads * model.e, BATCH * tokens
+    inner, batch_tokens = model.heads * model.e, batch * tokens
     widths = [(model.d, inner)] * 3 + [(inner, model.d), (model.d, model.s), (model.s, model.d)]
     macs = [batch_tokens * k * n for k, n in widths]
     moved = [WORD_BYTES * (batch_tokens * (k + n) + k * n) for k, n in widths]
@@ -159,6 +162,11 @@ def published_mapping(model: str, seq_len: str) -> FlatMapping:
     return FlatMapping(kept["q"], kept["k"], kept["scores"], kept["v"], kept["av"],
                        "weight" if row["stationarity"] == "weight" else "output",
                        LENGTHS[seq_len] if row["rows"] == "all" else int(row["rows"]))
+
+
+def _flat_mapping(model: str, seq_len: str, shape: AttentionShape) -> FlatMapping:
+    """The mapping that FLAT's own tool chose, or our search's where the artifact has none."""
+    return published_mapping(model, seq_len) if (model, seq_len) in _published_mappings() else best_mapping(shape, FLAT)
 
 
 def flat_search() -> dict[tuple[str, str], tuple[float, float]]:
@@ -200,47 +208,60 @@ def headline(
 
 def validate(reference: Path | None = None, memory: MemoryKind = "ideal") -> ValidationResult:
     """Compare with the shipped points, or with every file of those columns at *reference* (a file or a folder)."""
-    rows = tuple(row for path in _tables(reference) for row in _compared(path, memory))
+    tables = [DATA / "fusemax.csv"] if reference is None else find_tables(reference, COLUMNS, "FuseMax table")
+    rows = tuple(row for path in tables for _, record in records(path) for row in _compared(record, memory))
     return ValidationResult("fusemax", rows, tuple(summarise(rows, {row.group: TOLERANCE_PCT[memory] for row in rows})))
 
 
-def _tables(reference: Path | None) -> list[Path]:
-    if reference is None:
-        return [DATA / "fusemax.csv"]
-    found = sorted(reference.rglob("*.csv")) if reference.is_dir() else [reference]
-    tables = [path for path in found if path.is_file() and set(COLUMNS) <= set(_header(path))]
-    if not tables:
-        raise ConfigError("no FuseMax table here", file=str(reference), allowed=COLUMNS, mend="a table is a CSV with these columns")
-    return tables
+def _tokens(seq_len: str) -> int:
+    """Tokens of a length as it is written: ``4K``, ``2M``, ``4096``; 0 for what is none."""
+    text, factor = (seq_len[:-1], {"K": 2**10, "M": 2**20}[seq_len[-1]]) if seq_len[-1:] in ("K", "M") else (seq_len, 1)
+    return factor * (whole(text) or 0)
 
 
-def _header(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), [])
+def _spelled(text: str, allowed: Iterable[str]) -> str:
+    """The one of *allowed* that *text* is in other case, or *text*."""
+    return {name.lower(): name for name in allowed}.get(text.lower(), text)
 
 
-def _compared(path: Path, memory: MemoryKind) -> list[Row]:
-    rows = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        for record in reader:
-            for name, allowed in (("model", tuple(MODELS)), ("seq_len", tuple(LENGTHS)), ("design", DESIGNS)):
-                if record[name] not in allowed:
-                    raise ConfigError(f"{name} is {record[name]!r}, which is not known", file=str(path), line=reader.line_num,
-                                      key=name, value=record[name], allowed=allowed)
-            ours = point(record["model"], record["seq_len"], record["design"], memory)
-            case = f"{record['model']}/{record['seq_len']}/{record['design']}"
-            by_rate = memory == "loop" and not _fits_the_loop(record["model"], record["seq_len"], record["design"])
-            label = LABELS["hbm" if by_rate else memory]
-            for column, group in QUANTITIES.items():
-                if record.get(column):
-                    rows.append(_row(f"{case}/{column}", f"{group}:{record['design']}", record[column], getattr(ours, column),
-                                     TOLERANCE_PCT[memory], label, path, reader.line_num))
-    return rows
+def _compared(record: Mapping[str, str], memory: MemoryKind) -> Iterator[Row]:
+    """The rows of one line, a quantity each."""
+    model, design = _spelled(record["model"], MODELS), _spelled(record["design"], DESIGNS)
+    tokens = _tokens(record["seq_len"].upper())
+    seq_len = next((name for name, length in LENGTHS.items() if length == tokens), record["seq_len"].upper())
+    given = record.get("batch", "")
+    batch = whole(given) if given else BATCH
+    reason = _lacking(model, record["seq_len"], design, given)
+    case = f"{model}/{seq_len}/{design}" + (f"/batch {batch}" if given and batch != BATCH else "")
+    more: dict[str, str] = {"memory": LABELS[memory]}
+    if reason is None and batch is not None:
+        shape = MODELS[model].attention(tokens, batch)
+        if memory == "loop" and not _fits_the_loop(shape, _flat_mapping(model, seq_len, shape), design):
+            more["memory"] = LABELS["hbm"]
+        if design == "FLAT" and (model, seq_len) not in _published_mappings():
+            more["mapping"] = "our search's; the artifact has none of this length"
+    for column, quantity in QUANTITIES.items():
+        if not record.get(column):
+            continue
+        case_of, group = f"{case}/{column}", f"{quantity}:{design}"
+        if reason is not None or batch is None:
+            yield skip(case_of, group, number(record[column]), reason or "", **more)
+            continue
+        ours = partial(_quantity, column, model, seq_len, design, memory, batch)
+        yield compared(case_of, group, record[column], ours, TOLERANCE_PCT[memory], more)
 
 
-def _row(case: str, group: str, expected: str, got: float, tolerance_pct: float, memory: str, path: Path, line: int) -> Row:
-    try:
-        return compare(case, group, float(expected), got, tolerance_pct, memory=memory)
-    except ValueError:
-        raise ConfigError(f"{expected!r} is no number", file=str(path), line=line) from None
+def _quantity(column: str, model: str, seq_len: str, design: str, memory: MemoryKind, batch: int) -> float:
+    return float(getattr(point(model, seq_len, design, memory, batch=batch), column))
+
+
+def _lacking(model: str, seq_len: str, design: str, batch: str) -> str | None:
+    """Why a line says nothing that could be run, or None."""
+    for name, value, allowed in (("model", model, tuple(MODELS)), ("design", design, DESIGNS)):
+        if value not in allowed:
+            return f"{name} is {value!r}, which is not known; known are {', '.join(allowed)}"
+    if _tokens(seq_len.upper()) < 1:
+        return f"seq_len is {seq_len!r}; it must be a number of tokens, such as 4K or 4096"
+    if batch and (whole(batch) or 0) < 1:
+        return f"batch is {batch!r}; it must be a whole number of at least 1"
+    return None

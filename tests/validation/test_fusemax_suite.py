@@ -45,11 +45,49 @@ def test_our_flat_search_never_moves_more_than_the_published_choice() -> None:
     assert all(found <= published * (1 + 1e-9) for published, found in flat_search().values())
 
 
-def test_an_unknown_design_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "reason"), [
+    ("BERT,1K,FLATT,0.1", "design is 'FLATT'"),
+    ("GPT,1K,FLAT,0.1", "model is 'GPT'"),
+    ("BERT,long,FLAT,0.1", "seq_len is 'long'"),
+    ("BERT,0,FLAT,0.1", "seq_len is '0'"),
+    ("BERT,1000,+binding(FuseMax),0.1", "do not tile by 256"),
+    ("BERT,1K,FLAT,slow", "'slow', no number"),
+])
+def test_a_line_that_makes_no_sense_is_skipped_alone(tmp_path: Path, line: str, reason: str) -> None:
     table = tmp_path / "points.csv"
-    table.write_text(",".join(COLUMNS) + "\nBERT,1K,FLATT,0.1\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"points\.csv:2.*FLATT"):
-        validate(table)
+    good = "BERT,1K,FLAT,0.0133861\n"
+    table.write_text(f"{','.join(COLUMNS)}\n{good}{line}\n{good}", encoding="utf-8")
+    before, bad, after = validate(table).rows
+    assert before.within
+    assert after.within
+    assert reason in (bad.skipped or "")
+
+
+def test_lengths_and_batches_beyond_the_artifact_are_predicted(tmp_path: Path) -> None:
+    """Twice the tokens are four times the scores; half the batch is half of everything."""
+    table = tmp_path / "points.csv"
+    lines = [f"T5,{seq_len},{design},1,{batch}" for design in ("FLAT", "unfused", "+BINDING(FuseMax)", "+cascade")
+             for seq_len, batch in (("1M", ""), ("1048576", "64"), ("2M", "64"), ("2097152", "32"), ("2k", ""))]
+    table.write_text(f"{','.join(COLUMNS)},batch\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    rows = validate(table).rows
+    assert [row.skipped for row in rows] == [None] * len(lines)
+    got = [row.got or 0.0 for row in rows]
+    for first in range(0, len(lines), 5):
+        named, spelled, double, half, _ = got[first:first + 5]
+        assert named == spelled
+        assert double == pytest.approx(4 * named, rel=0.01)
+        assert half == pytest.approx(double / 2, rel=0.01)
+    assert {row.case for row in rows if "our search's" in str(row.more.get("mapping"))} == {
+        f"T5/{case}/attn_latency_s" for case in ("2M/FLAT", "2097152/FLAT/batch 32", "2K/FLAT")}
+
+
+def test_a_file_that_is_no_utf8_text_does_not_stop_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.csv").write_bytes(b"\xff\xfe\x00a,b\n")
+    (tmp_path / "points.csv").write_text(",".join(COLUMNS) + "\nBERT,1K,FLAT,0.0133861\n", encoding="utf-8")
+    assert [row.within for row in validate(tmp_path).rows] == [True]
+    assert "other.csv: is not UTF-8 text" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"other\.csv"):
+        validate(tmp_path / "other.csv")
 
 
 @pytest.mark.published
