@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT = 2
 OPERATORS = ("gemm", "attention", "conv", "lstm", "norm", "softmax", "elementwise")
-_SWITCHES = ("--exact", "--quiet", "--full")
+#: Options of operators that take no value.
+_SWITCHES = ("--exact", "--explain", "--quiet", "--full")
 LISTS = ("chips", "memories", "models", "systems", "technologies")
 
 
@@ -41,14 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _operator_first(words: list[str]) -> list[str]:
-    """``op --arch CHIP gemm 8 8 8`` as ``op gemm --arch CHIP 8 8 8``: options may stand before the operator too."""
+    """``op --arch CHIP gemm 8 8 8`` as ``op gemm 8 8 8 --arch CHIP``: options may stand before the operator too.
+
+    They come last, so that one with several values (``--filter 3 3``) does not take the sizes for its own.
+    """
     if words[:1] != ["op"]:
         return words
     for place in range(1, len(words)):
-        is_value = words[place - 1].startswith("--") and words[place - 1] not in _SWITCHES and "=" not in words[place - 1]
-        if words[place] in OPERATORS and not is_value:
-            return ["op", words[place], *words[1:place], *words[place + 1:]]
+        if words[place] in OPERATORS and not _wants_value(words[place - 1]):
+            return ["op", words[place], *words[place + 1:], *words[1:place]]
     return words
+
+
+def _wants_value(word: str) -> bool:
+    """Whether *word* is an option whose value comes next; switches may be shortened (``--qui``)."""
+    return word.startswith("--") and "=" not in word and not any(switch.startswith(word) for switch in _SWITCHES)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -81,17 +81,19 @@ def run_scalesim_graph(
 
 
 def _ran(op: Operator, config: ScaleSimConfig) -> Ran:
-    if any(tensor.dtype.bits != 8 for tensor in (*op.inputs, *op.outputs)):
-        raise ConfigError(f"{op.name}: a word of SCALE-Sim is a byte", key="dtype", value=op.inputs[0].dtype.name,
-                          allowed=("int8", "fp8"), mend="add --dtype int8")
+    if not isinstance(op, Gemm | Convolution):
+        raise ConfigError(f"{op.name}: SCALE-Sim has matrix products and convolutions, no {op.kind}", key="--arch",
+                          value=config.name, allowed=("gemm", "conv"), mend="run the model on a chip of parts (tilesim list chips)")
+    wide = next((tensor for tensor in (*op.inputs, *op.outputs) if tensor.dtype.bits != 8), None)
+    if wide is not None:
+        raise ConfigError(f"{op.name}: a word of SCALE-Sim is a byte; {wide.name} is {wide.dtype.name}", key="dtype",
+                          value=wide.dtype.name, allowed=("int8", "fp8"),
+                          mend="add --dtype int8, and leave out --weights and --activations of other sizes")
     ifmap: Addresses | None = None
     if isinstance(op, Gemm):
         m, k, n, times = op.m, op.k, op.n, op.batch
-    elif isinstance(op, Convolution):
-        m, k, n, times = op.out_height * op.out_width, op.k, op.group_filters, op.batch * op.groups
     else:
-        raise ConfigError(f"{op.name}: SCALE-Sim has matrix products and convolutions, no {op.kind}", key="--arch",
-                          value=config.name, allowed=("gemm", "conv"), mend="run the model on a chip of parts (tilesim list chips)")
+        m, k, n, times = op.out_height * op.out_width, op.k, op.group_filters, op.batch * op.groups
     accesses = gemm_accesses(m, k, n, rows=config.rows, cols=config.cols, dataflow=config.dataflow)
     if config.interface_bandwidth == "calc":
         printed = gemm_cycles(m, k, n, config.array).total - 1

@@ -8,6 +8,7 @@ energy, and a word is a byte (upstream hard-codes it). The same layers with over
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from ..sim import config as config_reader
 from ..sim.config import Config
 from ..sim.errors import ConfigError
 from ..sim.units import Bytes, Hertz
-from ..sim.yaml_reader import find_named, set_value
+from ..sim.yaml_reader import find_named, read_text, set_value
 from .scalesim_stalls import Scratchpads
 from .systolic import SystolicConfig
 from .systolic_folds import Dataflow
@@ -27,6 +28,15 @@ DATAFLOWS: dict[str, Dataflow] = {"ws": "weight_stationary", "os": "output_stati
 BASE = "scalesim-default"
 _SECTION = "architecture_presets"
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+
+
+#: Of a size or rate; longer ones are slips.
+_MOST_DIGITS = 12
+#: Key of :class:`ScaleSimConfig` → upstream's.
+_UPSTREAM_KEYS = {"rows": "ArrayHeight", "cols": "ArrayWidth", "dataflow": "Dataflow", "ofmap_words_per_cycle": "Bandwidth",
+                  "ifmap_words_per_cycle": "Bandwidth", "filter_words_per_cycle": "Bandwidth", "name": "run_name",
+                  "interface_bandwidth": "InterfaceBandwidth", "ifmap_sram": "IfmapSramSzkB", "filter_sram": "FilterSramSzkB",
+                  "ofmap_sram": "OfmapSramSzkB"}
 
 
 class ScaleSimConfig(Config):
@@ -69,12 +79,22 @@ def load_scalesim(path: Path, sets: tuple[str, ...] = ()) -> ScaleSimConfig:
     """The machine in the YAML or the SCALE-Sim ``.cfg`` at *path*, with ``path=value`` assignments applied."""
     if path.suffix != ".cfg":
         return config_reader.load(ScaleSimConfig, path, folders=[scalesim_folder()], kind="chip", sets=sets)
-    own = _CfgReader(path).values()
+    reader = _CfgReader(path)
+    own = reader.values()
     document = config_reader.load_document(find_named(BASE, [scalesim_folder()], "chip"), [scalesim_folder()], "chip")
     document.value.update(name=own.pop("run_name"), description=f"SCALE-Sim config {path.name} in its own timing")
-    for assignment in (*(f"{key}={value}" for key, value in own.items()), *sets):
+    for key, value in own.items():
+        set_value(document, f"{key}={value}")
+        document.marks[(key,)] = (str(path), reader.lines.get(_UPSTREAM_KEYS.get(key, "").lower()))
+    for assignment in sets:
         set_value(document, assignment)
-    return config_reader.from_document(ScaleSimConfig, document)
+    try:
+        return config_reader.from_document(ScaleSimConfig, document)
+    except ConfigError as error:
+        if error.key not in _UPSTREAM_KEYS or error.file != str(path):
+            raise
+        raise ConfigError(error.message.replace(error.key, _UPSTREAM_KEYS[error.key], 1), file=error.file, line=error.line,
+                          key=_UPSTREAM_KEYS[error.key], value=error.value, allowed=error.allowed, mend=error.mend) from None
 
 
 class _CfgReader:
@@ -83,9 +103,14 @@ class _CfgReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.reader = configparser.ConfigParser(interpolation=None)
+        if not path.exists():
+            raise ConfigError("there is no such SCALE-Sim config", file=str(path))
+        text = read_text(path).removeprefix("\ufeff")
+        #: Line of each key, in lower case.
+        self.lines = {found[1].strip().lower(): number for number, line in enumerate(text.splitlines(), start=1)
+                      if (found := re.match(r"([^#;\[:=]+)[:=]", line))}
         try:
-            if not self.reader.read(path, encoding="utf-8"):
-                raise ConfigError("there is no such SCALE-Sim config", file=str(path))
+            self.reader.read_string(text, str(path))
         except configparser.Error as error:
             raise ConfigError(f"not a SCALE-Sim config: {error}", file=str(path)) from None
         if not self.reader.has_section(_SECTION):
@@ -137,7 +162,7 @@ class _CfgReader:
                               file=str(self.path), key=key, value=self.wanted(key),
                               mend="write one number; IfmapSRAMBankBandwidth and FilterSRAMBankBandwidth give reads their own")
         (text,) = parts
-        if not text.isdigit() or int(text) < 1:
-            raise ConfigError(f"{key} is {text!r}; it must be a whole number of at least 1", file=str(self.path), key=key,
-                              value=text)
+        if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < 1:
+            raise ConfigError(f"{key} is {text!r}; it must be a whole number of at least 1, of up to {_MOST_DIGITS} digits",
+                              file=str(self.path), line=self.lines.get(key.lower()), key=key, value=text)
         return int(text)

@@ -22,6 +22,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from ..sim import config as config_reader
 from ..sim.config import Config
 from ..sim.errors import ConfigError
+from ..sim.units import ceil_div
 from ..sim.yaml_reader import Document
 
 Extent = Annotated[int, Field(ge=1)]
@@ -44,6 +45,9 @@ class GemmConstraints(Config):
     @model_validator(mode="after")
     def _can_hold(self) -> GemmConstraints:
         """Refuse fields of which no plan has both."""
+        beside = [name for name, value in self.model_dump().items() if name != "search" and value is not None]
+        if self.search == "heuristic" and beside:
+            raise ValueError(f"search is heuristic, the fixed rule's own plan; {beside[0]} cannot be given beside it")
         outside = {"a": "m", "b": "n"}.get(self.hold or "")
         if outside is not None and self.outer not in (None, outside):
             raise ValueError(f"hold: {self.hold} wants outer: {outside}, the loop that fixes the strip; it is {self.outer}")
@@ -53,9 +57,15 @@ class GemmConstraints(Config):
             raise ValueError(f"n_block is {self.n_block}: must be a multiple of n_tile, {self.n_tile}")
         return self
 
-    def fixed(self) -> dict[str, int | str]:
-        """The fields of a plan that are given."""
-        return {name: value for name, value in self.model_dump().items() if name != "search" and value is not None}
+    def fixed(self, m: int, k: int, n: int) -> dict[str, int | str]:
+        """The fields of a plan of [m, k]·[k, n] that are given; a tile larger than its extent is all of it."""
+        given = {name: value for name, value in self.model_dump().items() if name != "search" and value is not None}
+        for name, extent in (("m_tile", m), ("k_tile", k), ("n_tile", n)):
+            if name in given:
+                given[name] = min(given[name], extent)
+        if "n_block" in given:
+            given["n_block"] = min(given["n_block"], ceil_div(n, given.get("n_tile", n)) * given.get("n_tile", n))
+        return given
 
 
 class AttentionConstraints(Config):

@@ -102,6 +102,7 @@ def map_to_target(
     if constraints is not None:
         constraints.check({"gemm": [op.name for op in ops if isinstance(op, Gemm)],
                            "attention": [op.name for op in ops if isinstance(op, Attention)]})
+    _check_formats(ops, target)
     appends = appends_of(ops)
     uses = [_uses(op, appends, attention) for op in ops]
     site = Site(target, share_out(target.sram_bytes, 0, False, target.shares), attention,
@@ -127,6 +128,20 @@ def map_to_target(
                           if name in residents.lives and residents.lives[name].dies == index)))
     return TileProgram(tuple(places.values()), room.pools(target.sram), {target.sram: room.resident_bytes}, tuple(steps),
                        target.widens)
+
+
+def _check_formats(ops: Sequence[Operator], target: Target) -> None:
+    """Refuse weights that are wider than the activations they meet and that nothing can multiply (a 16-bit head on int8 arrays)."""
+    formats = tuple(name for name in target.array.dtypes if name in target.array.mac_energy_pj)
+    for op in ops:
+        if not isinstance(op, Gemm) or target.lanes.multiplies or op.inputs[0].dtype.name not in formats:
+            continue
+        weights = op.inputs[1]
+        if weights.dtype.bits > op.inputs[0].dtype.bits and weights.dtype.name not in formats:
+            option = "--embedding" if op.layer is None else "--weights"
+            raise ConfigError(f"{op.name}: {weights.name} is {weights.dtype.name}; the systolic array {target.mxu!r} of "
+                              f"{target.machine} cannot multiply that", key="dtype", value=weights.dtype.name, allowed=formats,
+                              mend=f"add {option} {op.inputs[0].dtype.name}")
 
 
 def _lower(op: Operator, operands: tuple[Operand, ...], site: Site) -> Segment:

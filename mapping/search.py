@@ -85,7 +85,10 @@ def choose_gemm(task: GemmTask, site: Site, constraints: GemmConstraints) -> Cho
 
 def _choose(task: GemmTask, site: Site, constraints: GemmConstraints) -> Choice:
     check_format(task.a, site)
-    fixed = constraints.fixed()
+    fixed = constraints.fixed(task.m, task.k, task.n)
+    if fixed.get("unit") == "lanes" and not site.target.lanes.multiplies:
+        raise ConfigError(f"unit is lanes, but the lanes of {site.target.machine}, {site.target.vpu!r}, do not multiply",
+                          key="unit", value="lanes", allowed=("arrays",))
     if constraints.search == "heuristic":
         rule = one_plan(heuristic_plan(task, site), site)
         return _won(rule, timed(rule, task, site), 0, task, site, 1, 1)

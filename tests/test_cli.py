@@ -9,8 +9,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tilesim import cli
 from tilesim.cli import main
 
 RUN = ["run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "32"]
@@ -153,3 +155,39 @@ def test_exact_run_says_what_it_will_cost(capsys: pytest.CaptureFixture[str]) ->
     assert "exact: at least 11,264 DRAM bursts" in capsys.readouterr().err
     assert main([*command, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def _every_option(kind: str) -> list[list[str]]:
+    """Each option of an operator with a value that it takes."""
+    parser: Any = cli._parser()
+    commands = parser._subparsers._group_actions[0].choices
+    operators = next(action for action in commands["op"]._actions if action.choices and kind in action.choices)
+    found = []
+    for action in operators.choices[kind]._actions:
+        if action.option_strings and action.dest != "help":
+            value = next(iter(action.choices or ["2" if action.type is int else "gemm"]))
+            found.append([action.option_strings[-1], *([value] * {None: 1, 0: 0, "+": 2}[action.nargs])])
+    return found
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [
+    ("gemm", "8 8 8"), ("attention", ""), ("conv", "8 8 4 4"), ("lstm", "1 8 8"), ("norm", "8 8"), ("softmax", "8 8"),
+    ("elementwise", "gelu 8 8"),
+])
+def test_every_option_may_stand_before_the_operator_or_after_it(kind: str, sizes: str) -> None:
+    """In any order; a value may be spelled like an operator."""
+    options = _every_option(kind)
+    assert {"--arch", "--explain", "--exact", "--quiet", "--json"} <= {option[0] for option in options}
+    after = cli._parser().parse_args(["op", kind, *sizes.split(), *itertools.chain(*options)])
+    for first in range(len(options)):
+        turned = [*options[first:], *options[:first]]
+        for split in (len(options), len(options) // 2):
+            words = ["op", *itertools.chain(*turned[:split]), kind, *sizes.split(), *itertools.chain(*turned[split:])]
+            assert cli._parser().parse_args(cli._operator_first(words)) == after
+
+
+def test_switches_may_be_shortened_before_the_operator(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["op", "--arch", "hbm-npu", "--quiet", "--explain", "gemm", "64", "64", "64"]) == 0
+    said = capsys.readouterr().out
+    assert main(["op", "--arch=hbm-npu", "--qui", "--expl", "gemm", "64", "64", "64"]) == 0
+    assert capsys.readouterr().out == said != ""

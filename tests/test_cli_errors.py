@@ -141,3 +141,21 @@ def test_a_name_that_is_no_model_is_not_asked_for_a_phase(capsys: pytest.Capture
     complaint = capsys.readouterr().err
     assert "Did you mean 'resnet-50'" in complaint
     assert "phase" not in complaint
+
+
+def test_a_head_wider_than_the_arrays_multiply_says_which_option_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "--arch", "tpu-v1", "--model", "gpt2", "--phase", "decode", "--context", "8", "--layers", "1", "--dtype", "int8",
+           "--quiet"]
+    assert main(run) == 2
+    complaint = capsys.readouterr().err
+    assert "head: embedding.weight is bf16; the systolic array 'mxu' of tpu-v1 cannot multiply that" in complaint
+    assert "add --embedding int8" in complaint
+    assert main([*run, "--embedding", "int8"]) == 0
+
+
+def test_lanes_that_do_not_multiply_are_the_reason_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "lanes.yaml").write_text("gemm: {unit: lanes}\n")
+    run = ["op", "gemm", "8", "8", "8", "--arch", "tpu-v1", "--dtype", "int8"]
+    assert main([*run, "--mapping", str(tmp_path / "lanes.yaml")]) == 2
+    complaint = capsys.readouterr().err
+    assert "lanes.yaml:1: gemm: unit is lanes, but the lanes of tpu-v1, 'vpu', do not multiply" in complaint

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..sim.errors import ConfigError
+from ..sim.yaml_reader import read_text
 
 _CONV_FIELDS = ("ifmap height", "ifmap width", "filter height", "filter width", "channels", "filters", "stride")
+#: Of a size; longer ones are slips.
+_MOST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +79,28 @@ def read_layers(path: Path) -> tuple[ConvLayer | GemmLayer, ...]:
     """The layers of a SCALE-Sim topology file; a ConfigError names file, line and column of what is wrong."""
     if not path.is_file():
         raise ConfigError("there is no such topology file", file=str(path))
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [(number, [field.strip() for field in fields]) for number, fields in enumerate(csv.reader(file), start=1)]
+    text = read_text(path).removeprefix("\ufeff")
+    try:
+        lines = [(number, [field.strip() for field in fields])
+                 for number, fields in enumerate(csv.reader(text.splitlines(keepends=True)), start=1)]
+    except csv.Error as error:
+        raise ConfigError(f"is no CSV: {error}", file=str(path)) from None
     lines = [(number, fields) for number, fields in lines if any(fields)]
+    if lines and _is_layer(lines[0][1]):
+        raise ConfigError(f"the first line is the layer {lines[0][1][0]!r}, not a header; SCALE-Sim takes the first line for one "
+                          "and would leave the layer out", file=str(path), line=lines[0][0],
+                          mend="put a header above it: Layer, M, N, K or Layer, IFMAP Height, IFMAP Width, Filter Height, …")
     if len(lines) < 2:
         raise ConfigError("a topology has a header and at least one layer", file=str(path), line=1)
     header = [field.lower() for field in lines[0][1]]
     if {"m", "n", "k"} <= set(header):
         return tuple(_gemm(path, number, fields, header) for number, fields in lines[1:])
     return tuple(_convolution(path, number, fields) for number, fields in lines[1:])
+
+
+def _is_layer(fields: Sequence[str]) -> bool:
+    """Whether a line's sizes are numbers."""
+    return len(fields) > 3 and all(field.isdecimal() for field in fields[1:4])
 
 
 def _gemm(path: Path, line: int, fields: Sequence[str], header: Sequence[str]) -> GemmLayer:
@@ -120,8 +136,8 @@ def _dense(path: Path, line: int, ratio: str) -> None:
 
 def _number(path: Path, line: int, name: str, fields: Sequence[str], position: int) -> int:
     text = fields[position] if position < len(fields) else ""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < 1:
         what = "is missing" if not text else f"is {text!r}"
-        raise ConfigError(f"column {position + 1} ({name}) {what}; it must be a whole number of at least 1",
-                          file=str(path), line=line)
+        raise ConfigError(f"column {position + 1} ({name}) {what}; it must be a whole number of at least 1, of up to "
+                          f"{_MOST_DIGITS} digits", file=str(path), line=line)
     return int(text)

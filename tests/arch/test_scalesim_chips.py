@@ -177,3 +177,23 @@ def test_every_layer_of_a_topology_runs_by_itself(files: Path) -> None:
     assert not graph.edges
     first, second = (graph.nodes[name]["op"] for name in graph)
     assert (first.macs, second.macs) == (2 * 4 * 4 * 36 * 8, 2 * 6 * 6 * 9 * 6)
+
+
+def test_sizes_out_of_bounds_are_named_by_upstreams_key_and_line(files: Path) -> None:
+    path = files / "big.cfg"
+    path.write_text(CONFIG.format(dataflow="ws", bandwidth="CALC").replace("ArrayHeight:    32", "ArrayHeight:  2048"))
+    with pytest.raises(ConfigError, match=r"big\.cfg:4: ArrayHeight is 2048: must be from 1 to 1024$"):
+        find_machine(str(path))
+    with pytest.raises(ConfigError, match="--set rows=4096: rows is 4096"):
+        find_machine(str(path), ("rows=4096",))
+
+
+def test_a_transformer_is_refused_for_its_operators_not_its_format(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "--arch", str(files / "ws-CALC.cfg"), "--model", "gpt2", "--phase", "decode", "--context", "8", "--layers", "1"]
+    for dtype in ("bf16", "int8"):
+        assert main([*run, "--dtype", dtype]) == 2
+        complaint = capsys.readouterr().err
+        assert "SCALE-Sim has matrix products and convolutions, no embedding" in complaint
+        assert "add --dtype" not in complaint
+    assert main(["run", "--arch", str(files / "ws-CALC.cfg"), "--model", "alexnet"]) == 2
+    assert "add --dtype int8" in capsys.readouterr().err

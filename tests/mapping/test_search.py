@@ -196,6 +196,7 @@ def test_constraints_that_name_no_operator_are_refused_with_the_nearest_name(tmp
     ("gemm: {hold: b, outer: m}\n", r"(?s)mapping.yaml:1.*hold: b wants outer: n"),
     ("gemm: {n_tile: 128, n_block: 200}\n", r"(?s)mapping.yaml:1.*n_block is 200: must be a multiple of n_tile, 128"),
     ("gemm: {unit: lanes, stationary: a}\n", r"(?s)mapping.yaml:1.*stationary: a"),
+    ("gemm:\n  search: heuristic\n  k_tile: 8\n", r"mapping.yaml:2: gemm.search.*k_tile cannot be given beside it"),
     ("gemm: {outer: x}\n", r"(?s)mapping.yaml:1.*outer is 'x'.*m, n"),
     ("# all of C at once\ngemm:\n  m_tile: 4096\n  n_block: 4096\n", r"mapping.yaml:2: gemm: no mapping of"),
     ("gemm: {search: exhaustive}\n", r"mapping.yaml:1: gemm: an exhaustive search"),
@@ -210,6 +211,19 @@ def test_constraints_that_cannot_be_kept_are_refused_with_their_line(tmp_path: P
 def test_constraints_of_products_are_refused_where_there_is_none() -> None:
     with pytest.raises(ConfigError, match="there is no matrix product"):
         map_graph(single.softmax(8, 64), load_machine("hbm-npu"), constraints=Constraints(gemm=GemmConstraints(k_tile=64)))
+
+
+@pytest.mark.parametrize("search", ["pruned", "exhaustive"])
+@pytest.mark.parametrize(("given", "taken"), [
+    ({"m_tile": 64}, {"m_tile": 12}), ({"k_tile": 100}, {"k_tile": 20}), ({"n_tile": 32}, {"n_tile": 16, "n_block": 16}),
+    ({"n_block": 4096}, {"n_block": 16}), ({"n_tile": 6, "n_block": 600}, {"n_tile": 6, "n_block": 18}),
+])
+def test_a_tile_larger_than_its_extent_is_all_of_it(search: str, given: dict[str, int], taken: dict[str, int]) -> None:
+    """One file of constraints serves products of many sizes."""
+    rule: dict[str, Any] = {"search": search, **given}
+    [step] = map_graph(single.gemm(12, 16, 20), load_machine("hbm-npu"),
+                       constraints=Constraints(gemm=GemmConstraints(**rule))).steps
+    assert {key: step.segment.notes[key] for key in taken} == taken
 
 
 def test_constraints_are_kept(tmp_path: Path) -> None:

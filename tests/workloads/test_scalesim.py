@@ -70,3 +70,26 @@ def test_a_wrong_config_is_refused(tmp_path: Path, old: str, new: str) -> None:
     text = CONFIG.replace("CALC", "USER").replace(old, new)
     with pytest.raises(ConfigError):
         load_scalesim(written(tmp_path, text, "scale.cfg"))
+
+
+def test_files_that_are_no_utf8_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.csv").write_bytes((CONV_HEADER + "Größe,227,227,11,11,3,96,4,\n").encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"net\.csv: is not UTF-8 text"):
+        read_topology(tmp_path / "net.csv")
+    (tmp_path / "scale.cfg").write_bytes(CONFIG.replace("scale_example", "Größe").encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"scale\.cfg: is not UTF-8 text"):
+        load_scalesim(tmp_path / "scale.cfg")
+
+
+@pytest.mark.parametrize("size", ["²", "9" * 5000, "-3", "1.5"])
+def test_a_size_that_is_no_number_is_refused(tmp_path: Path, size: str) -> None:
+    with pytest.raises(ConfigError, match=r"net\.csv:2: column 8 \(stride\)"):
+        read_topology(written(tmp_path, CONV_HEADER + f"Conv1,227,227,11,11,3,96,{size},\n"))
+    with pytest.raises(ConfigError, match=r"scale\.cfg:5: ArrayWidth is"):
+        load_scalesim(written(tmp_path, CONFIG.replace("ArrayWidth:     32", f"ArrayWidth: {size}"), "scale.cfg"))
+
+
+@pytest.mark.parametrize("lines", ["Conv1,227,227,11,11,3,96,4,\nConv2,31,31,5,5,96,256,1,\n", "g,256,128,256,\n"])
+def test_a_first_layer_in_the_headers_place_is_refused_not_lost(tmp_path: Path, lines: str) -> None:
+    with pytest.raises(ConfigError, match=r"net\.csv:1: the first line is the layer '(Conv1|g)', not a header"):
+        read_topology(written(tmp_path, lines))
