@@ -167,8 +167,9 @@ def _won(tiles: Sequence[AttentionTile], costs: AttentionEstimate, has_rule: boo
     more = costs.records[best] > costs.records[0]
     if has_rule and more and costs.seconds[0] - costs.seconds[best] < site.target.rates.latency_s:
         best = 0
-    twins = (np.abs(scores / scores[best] - 1) < _TWINS) & (np.abs(weights - weights[best]) < _TWINS)
-    others = np.flatnonzero(~twins & np.isfinite(scores))
+    with np.errstate(invalid="ignore"):                # where no tile can run, the lowering says so
+        twins = (np.abs(scores - scores[best]) < _TWINS * scores[best]) & (np.abs(weights - weights[best]) < _TWINS)
+    others = np.flatnonzero(np.isfinite(scores) & ~twins)
     second = int(others[np.argmin(scores[others])]) if len(others) else None
     return AttentionChoice(tiles[best], costs.at(best), None if second is None else tiles[second],
                            None if second is None else costs.at(second), considered, len(tiles))
