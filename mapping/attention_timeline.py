@@ -72,7 +72,8 @@ def _put(records: Ints, costs: Floats, at: int, unit: int, cost: Floats, first: 
     """Record *at*, of *unit*, behind the records *first* and *second*; the first row of a free table."""
     records[at, :] = -1
     records[at, I_UNIT], records[at, I_DEP_0], records[at, I_DEP_1], records[at, I_AFTER] = unit, first, second, after
-    costs[at, :] = cost
+    for column in range(F_SIZE):  # by element: a row at once would compile the text of numpy's error about shapes
+        costs[at, column] = cost[column]
 
 
 @compiled

@@ -118,7 +118,9 @@ def _product(
 ) -> None:
     """The cost of one tile product."""
     if p[_ON_ARRAYS]:
-        costs[at, :] = tile[int(rows < p[_M_TILE]), int(depth < p[_K_TILE]), int(width < p[_N_TILE])]
+        short_m, short_k, short_n = int(rows < p[_M_TILE]), int(depth < p[_K_TILE]), int(width < p[_N_TILE])
+        for column in range(F_SIZE):  # by element: a row at once would compile the text of numpy's error about shapes
+            costs[at, column] = tile[short_m, short_k, short_n, column]
     else:
         b_byte = f[_A_BYTE] if p[_UNPACKS] else f[_B_BYTE]
         _lanes(costs, at, float(rows) * depth * width, rows * depth * f[_A_BYTE] + depth * width * b_byte,

@@ -82,7 +82,7 @@ def run_timeline(
         unit = records[i, I_UNIT]
         order[at[unit]] = i
         at[unit] += 1
-    at[:] = first[:UNITS]
+    at = first[:UNITS].copy()
     over = at.copy()                                                   # of each unit, the first of its records that has not ended
     ended, free = np.zeros(count, np.uint8), machine[M_POOL:M_POOL + POOLS].copy()
     wake, ends = np.zeros(UNITS), np.zeros(count)
@@ -121,7 +121,7 @@ def run_timeline(
                     streamed = max(_moved(begin, cost[F_READ], at_least, machine[M_PORTS], ports[1, 0], ports[1, 1]),
                                    _moved(begin, cost[F_WRITTEN], at_least, machine[M_PORTS], ports[1, 0], ports[1, 2]))
                     taken = max(1.0, streamed - begin)
-                    ports[0] = (streamed, cost[F_READ] / taken, cost[F_WRITTEN] / taken)
+                    ports[0, 0], ports[0, 1], ports[0, 2] = streamed, cost[F_READ] / taken, cost[F_WRITTEN] / taken
                     last_fold = streamed - cost[F_STREAM]
                     stream_free, shadow_free = last_fold + cost[F_NEXT_STREAM], last_fold + cost[F_NEXT_PRELOAD]
                     end = streamed + cost[F_DRAIN]
@@ -130,7 +130,7 @@ def run_timeline(
                     end = max(_moved(now, cost[F_READ], cost[F_STREAM], machine[M_PORTS], ports[0, 0], ports[0, 1]),
                               _moved(now, cost[F_WRITTEN], cost[F_STREAM], machine[M_PORTS], ports[0, 0], ports[0, 2]))
                     taken = max(1.0, end - now)
-                    ports[1] = (end, cost[F_READ] / taken, cost[F_WRITTEN] / taken)
+                    ports[1, 0], ports[1, 1], ports[1, 2] = end, cost[F_READ] / taken, cost[F_WRITTEN] / taken
                     wake[unit] = end
                 if records[i, I_POOL] >= 0:
                     free[records[i, I_POOL]] -= records[i, I_BYTES]

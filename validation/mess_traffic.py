@@ -17,10 +17,10 @@ from numba import njit
 
 from ..memory import layout as at
 from ..memory.address import parse_mapping
-from ..memory.compiled import FunctionT
 from ..memory.controller import PRESETS, tables_for
 from ..memory.kernel import run_ready
 from ..memory.standard import Memory
+from ..sim.compiling import FunctionT
 
 Int64Array = npt.NDArray[np.int64]
 #: Columns of each row that the stream reads before it moves on (the generator's num_columns).
