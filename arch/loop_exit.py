@@ -15,21 +15,21 @@ from typing import Any
 
 from ..sim.units import PS_PER_S
 from .run_state import RunState
-from .steady import LEAST_INTERVALS, MOST_ERROR, WARM_PERIODS, Note, Pace, pace_of
+from .steady import LEAST_INTERVALS, MOST_ERROR, Note, Pace, Wanted, pace_of, wanted_of
 from .tile_loops import LEAST_RECORDS, MOST_PERIODS_OWNED, LoopFinder, TileLoop
 
 
 class _Trip:
     """One loop on its way from record *first* on: when each unit came to its periods, and where it is left, if it is."""
 
-    __slots__ = ("came_ps", "earlier", "first", "front", "look_ps", "loop", "notes", "stop", "watched")
+    __slots__ = ("came_ps", "earlier", "first", "front", "look_ps", "loop", "notes", "stop", "wanted", "watched")
 
     def __init__(self, loop: TileLoop, first: int, units: frozenset[str], earlier: Mapping[str, int]) -> None:
         self.loop, self.first, self.earlier = loop, first, earlier
         self.came_ps: dict[str, list[int]] = {unit: [] for unit in units}
         self.notes: list[Note] = []
         self.front, self.look_ps = -1, 0
-        self.watched = True
+        self.watched, self.wanted = True, wanted_of(loop.period)
         self.stop: int | None = None
 
     def give_up(self) -> None:
@@ -82,7 +82,7 @@ class StepLoops:
         if period <= trip.front:
             return False
         trip.front = period
-        return period >= WARM_PERIODS and now_ps >= trip.look_ps and self._look(trip, period, now_ps)
+        return period >= trip.wanted.warm and now_ps >= trip.look_ps and self._look(trip, period, now_ps)
 
     def _look(self, trip: _Trip, period: int, now_ps: int) -> bool:
         """Leave *trip* if it is steady; gives whether it was. *period* is new to all of its units."""
@@ -94,7 +94,7 @@ class StepLoops:
             return False
         reach = min(map(len, trip.came_ps.values())) - 1
         trip.look_ps = now_ps + interval_ps // 2
-        if reach < WARM_PERIODS:
+        if reach < trip.wanted.warm:
             return False
         if trip.notes:
             seen_ps, seen = now_ps - trip.notes[0].at_ps, period - trip.notes[0].period
@@ -103,7 +103,7 @@ class StepLoops:
                 return False
         trip.notes.append(exits.note(self._index, period))
         trip.look_ps = max(trip.look_ps, now_ps + (now_ps - trip.notes[0].at_ps) // 8)
-        pace = exits.pace(trip.came_ps, trip.notes, loop, trip.earlier)
+        pace = exits.pace(trip.came_ps, trip.notes, loop, trip.earlier, trip.wanted)
         if pace is None:
             return False
         trip.give_up()
@@ -191,10 +191,12 @@ class LoopExits:
         return Note(period, run.told_ps, counts, {name: unit.records for name, unit in run.units.items()}, dict(run.in_flight),
                     at_work, run.memory.counted(run.told_ps))
 
-    def pace(self, came_ps: Mapping[str, list[int]], notes: list[Note], loop: TileLoop, earlier: Mapping[str, int]) -> Pace | None:
+    def pace(
+        self, came_ps: Mapping[str, list[int]], notes: list[Note], loop: TileLoop, earlier: Mapping[str, int], wanted: Wanted,
+    ) -> Pace | None:
         """The pace of a loop, from its own periods or as it is known; None when the loop is not steady."""
         memory, known = self.run.memory, self._known.get(loop.likeness)
-        found = pace_of(came_ps, notes, memory.refresh_interval_ps, memory.spent, known, earlier)
+        found = pace_of(came_ps, notes, memory.refresh_interval_ps, memory.spent, known, earlier, wanted)
         if found is not None and known is None:
             self._known[loop.likeness] = found
         return found

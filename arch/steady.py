@@ -19,13 +19,9 @@ FloatArray = npt.NDArray[np.float64]
 #: What was counted, by what it is: ("busy", unit), ("stalled", unit, cause) …
 Counts: TypeAlias = Mapping[tuple[str, ...], int]
 
-#: Periods that fill the pipelines and are not looked at; of many, the first half.
-WARM_PERIODS = 2
-#: What is looked at has so many periods at least. With four the time of a period was right, but DRAM rows that are opened, whose
-#: number goes with how tiles lie across rows and channels, were up to a fourth too few (1.6 % of the memory's energy).
-LEAST_PERIODS = 8
-#: … of which so many are noted, two to each half, …
-LEAST_NOTES = 4
+#: A period of so many records is long: it holds loads from many rows and channels, and all that pipelines and buffers hold passes
+#: in it. ASSUMED: half of it is still enough; the runs of every tile that tests and docs/engine.md hold it against would tell.
+LONG_RECORDS = 150
 #: … and lasts so many intervals in which all banks are refreshed, so that a refresh more or less is no great share of it.
 LEAST_INTERVALS = 5
 #: The share by which the time of a period may be off, and by which units may keep different paces: the reduction promises 0.5 %.
@@ -34,10 +30,28 @@ MOST_ERROR = 0.003
 MOST_UNEVEN = 0.005
 #: A loop that was left before is left again at the pace known from then, once it has been seen for so many intervals …
 KNOWN_INTERVALS = 2
-#: … and so many periods, two to each half …
-KNOWN_PERIODS = 4
 #: … in which its own pace, known no better than this, differed by no more than this.
 KNOWN_AGREEMENT = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How much of a loop must have been seen before it may be left, in periods."""
+
+    warm: int                                # that fill the pipelines and are not looked at; of many periods, the first half
+    periods: int                             # that are looked at …
+    notes: int                               # … and what is noted among them, at least as many in each half
+    known_periods: int                       # that are looked at where the pace is known from a loop that was left before
+
+
+#: With four short periods the time was right, but DRAM rows that are opened, whose number goes with how tiles lie across rows and
+#: channels, were up to a fourth too few (1.6 % of the memory's energy).
+_OF_SHORT, _OF_LONG = Wanted(warm=2, periods=8, notes=4, known_periods=4), Wanted(warm=1, periods=2, notes=3, known_periods=1)
+
+
+def wanted_of(records: int) -> Wanted:
+    """What must be seen of a loop of so many records a period."""
+    return _OF_LONG if records >= LONG_RECORDS else _OF_SHORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,7 @@ def line_through(at: FloatArray, values: FloatArray) -> Line:
     """
     slope, strays = _slope(at, values)
     middle = len(at) // 2
-    bend = abs(_slope(at[:middle + 1], values[:middle + 1])[0] - _slope(at[middle:], values[middle:])[0])
+    bend = 0.0 if len(at) < 3 else abs(_slope(at[:middle + 1], values[:middle + 1])[0] - _slope(at[middle:], values[middle:])[0])
     return Line(slope, max(3 * strays / float(at[-1] - at[0]), bend))
 
 
@@ -96,7 +110,7 @@ def _slope(at: FloatArray, values: FloatArray) -> tuple[float, float]:
 
 def pace_of(
     came_ps: Mapping[str, Sequence[int]], notes: Sequence[Note], interval_ps: int, spent: Spent, known: Pace | None,
-    earlier: Mapping[str, int],
+    earlier: Mapping[str, int], wanted: Wanted,
 ) -> Pace | None:
     """The pace of a loop; None where it is not steady.
 
@@ -104,14 +118,14 @@ def pace_of(
     are alike; *earlier*: records of each unit before the loop.
     """
     reach = min(map(len, came_ps.values())) - 1          # the last period that every unit has come to
-    periods = reach - max(WARM_PERIODS, reach // 2)
-    if periods < (KNOWN_PERIODS if known else LEAST_PERIODS):
+    periods = reach - max(wanted.warm, reach // 2)
+    if periods < (wanted.known_periods if known else wanted.periods):
         return None
     times = {unit: came[-periods - 1:] for unit, came in came_ps.items()}
     hindmost = min(came_ps, key=lambda unit: len(came_ps[unit]))
     start_ps, lasted_ps = times[hindmost][0], times[hindmost][-1] - times[hindmost][0]
     seen = [note for note in notes if note.at_ps >= start_ps and _is_alone(note, notes[-1], came_ps, earlier)]
-    if lasted_ps <= 0 or lasted_ps < KNOWN_INTERVALS * interval_ps or len(seen) < LEAST_NOTES:
+    if lasted_ps <= 0 or lasted_ps < KNOWN_INTERVALS * interval_ps or len(seen) < min(wanted.notes, periods + 1):
         return None
     lines = {unit: _line_of_times(came) for unit, came in times.items()}
     line, last = lines[hindmost], notes[-1]
@@ -121,7 +135,7 @@ def pace_of(
         if off <= KNOWN_AGREEMENT:
             return Pace(known.period_ps, max(known.error, off), known.before, known.last)
     error += abs(last.memory.get("refresh_owed_ps", 0.0) - seen[0].memory.get("refresh_owed_ps", 0.0)) / lasted_ps
-    if (periods < LEAST_PERIODS or lasted_ps < LEAST_INTERVALS * interval_ps or max(error, apart) > MOST_ERROR or _piles_up(seen)
+    if (periods < wanted.periods or lasted_ps < LEAST_INTERVALS * interval_ps or max(error, apart) > MOST_ERROR or _piles_up(seen)
             or _uneven(seen, spent) > MOST_UNEVEN):
         return None
     return Pace(line.slope, error, seen[0], last)

@@ -15,14 +15,15 @@ import numpy.typing as npt
 
 from ..sim.program import Compute, Record, Segment
 from .costs import RecordCost, SegmentCost
+from .steady import LONG_RECORDS
 
 Int64Array = npt.NDArray[np.int64]
 
-#: A loop of fewer periods is not worth watching: eight are simulated even of one whose pace is known (``steady.py``), and what is
-#: left out has more than three.
-LEAST_TIMES = 12
 #: Buffers live through so many periods at most, else what lies behind the loop cannot be told which of them it uses.
 MOST_PERIODS_OWNED = 3
+#: A loop of fewer periods is not worth watching: so many are simulated even of one that is steady from the first (``steady.py``),
+#: and what is left out has more than that many.
+LEAST_TIMES, LEAST_TIMES_OF_LONG = 12, 8
 #: Records that a loop leaves out, at least, to be worth watching.
 LEAST_RECORDS = 40
 #: Records that refer to more than so many others are taken as unlike any other.
@@ -31,6 +32,11 @@ _MOST_REFERENCES = 32
 _MOST_CANDIDATES = 16
 #: An odd factor that makes words of records into numbers, modulo 2^64.
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def least_times(period: int) -> int:
+    """The fewest periods of so many records that are taken for a loop."""
+    return LEAST_TIMES if period < LONG_RECORDS else LEAST_TIMES_OF_LONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +128,11 @@ class _Finder:
         """Distances from a record to the next one of its kind that is followed by as many of the same kinds."""
         found: dict[int, None] = {}
         words, length = kinds.astype(np.uint64), 1
-        while len(words) >= LEAST_TIMES and length <= len(kinds) // LEAST_TIMES:
+        longest = len(kinds) // LEAST_TIMES_OF_LONG
+        while len(words) >= LEAST_TIMES and length <= longest:
             order = np.argsort(words, kind="stable")
             gaps = np.diff(order)[words[order[1:]] == words[order[:-1]]]
-            known, counts = np.unique(gaps[gaps <= len(kinds) // LEAST_TIMES], return_counts=True)
+            known, counts = np.unique(gaps[gaps <= longest], return_counts=True)
             found |= dict.fromkeys(known[np.argsort(-counts, kind="stable")[:_MOST_CANDIDATES]].tolist())
             words = words[:-length] * _MIX + words[length:] if len(words) > length else words[:0]
             length *= 2
@@ -147,7 +154,7 @@ class _Finder:
         first = max(first, int(max(part.max(initial=-1) for part in kept)) + 1)
         times = (end - first) // period + 1 if end > first else 0
         loop = TileLoop(first, period, times)
-        if times < LEAST_TIMES or not self._lives_fit(loop):
+        if times < least_times(period) or not self._lives_fit(loop):
             return None
         return loop
 
@@ -207,7 +214,7 @@ def _longest_run(alike: npt.NDArray[np.bool_]) -> tuple[int, int]:
 
 def _left_out(alike: int, period: int) -> int:
     """Records that need not be simulated of a stretch in which *alike* records are of the kind of the one a period later."""
-    return (alike // period + 1 - LEAST_TIMES) * period
+    return (alike // period + 1 - least_times(period)) * period
 
 
 def _moved(loops: tuple[TileLoop, ...], by: int) -> tuple[TileLoop, ...]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tilesim.arch.steady import KNOWN_AGREEMENT, MOST_ERROR, Note, Pace, line_through, pace_of
+from tilesim.arch.steady import KNOWN_AGREEMENT, LONG_RECORDS, MOST_ERROR, Note, Pace, line_through, pace_of, wanted_of
 
-PERIOD_PS, INTERVAL_PS, PERIODS = 1_000_000, 4_000_000, 120
+PERIOD_PS, INTERVAL_PS, PERIODS, RECORDS = 1_000_000, 4_000_000, 120, 10
 LANES, STREAM, STORE = "vpu", "dma.stream", "dma.store"
 
 
@@ -55,7 +55,7 @@ class Seen:
                       {"refresh_owed_ps": self.owed_ps[k], "energy": self.energy[k], "at": k})
                  for k in range(2, PERIODS + 5, 6)]
         came = {LANES: self.lanes_ps, STREAM: self.stream_ps[:notes[-1].period + 1]}
-        return pace_of(came, notes, INTERVAL_PS, spent, known, self.earlier)
+        return pace_of(came, notes, INTERVAL_PS, spent, known, self.earlier, wanted_of(RECORDS))
 
 
 def spent(before: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[float, float]:
@@ -91,13 +91,36 @@ def test_a_shaken_loop_is_steady_once_it_was_seen_for_long() -> None:
         seen.stream_ps = [at_ps - 5 * PERIOD_PS for at_ps in seen.lanes_ps]
         notes = [Note(k, seen.stream_ps[k], {}, {LANES: k, STREAM: k + 5}, {STREAM: 3}, frozenset(), {"energy": 10.0 * k, "at": k})
                  for k in range(0, periods, max(1, periods // 20))]
-        return pace_of({LANES: seen.lanes_ps, STREAM: seen.stream_ps}, notes, INTERVAL_PS, spent, None, {LANES: 0, STREAM: 0})
+        earlier = {LANES: 0, STREAM: 0}
+        return pace_of({LANES: seen.lanes_ps, STREAM: seen.stream_ps}, notes, INTERVAL_PS, spent, None, earlier, wanted_of(RECORDS))
 
     assert shaken(60) is None
     long = shaken(1200)
     assert long is not None
     assert long.period_ps == pytest.approx(1.125 * PERIOD_PS, rel=MOST_ERROR)
     assert long.error <= MOST_ERROR
+
+
+def few_long(thousandths: tuple[int, ...], known: Pace | None = None) -> Pace | None:
+    """The pace of a loop of long periods (of 25 intervals of refresh) that took so many thousandths of the usual time."""
+    lanes = [sum(thousandths[:k]) * PERIOD_PS // 10 for k in range(len(thousandths) + 1)]
+    stream = [at_ps - PERIOD_PS for at_ps in lanes]
+    notes = [Note(k, at_ps, {}, {LANES: k, STREAM: k}, {STREAM: 3}, frozenset(), {"energy": 10.0 * k, "at": k})
+             for k, at_ps in enumerate([*stream[1:], stream[-1] + 100 * PERIOD_PS])]
+    return pace_of({LANES: lanes, STREAM: stream}, notes, INTERVAL_PS, spent, known, {LANES: 0, STREAM: 0}, wanted_of(LONG_RECORDS))
+
+
+def test_two_long_periods_are_enough() -> None:
+    """… behind one that fills the pipelines, where they take the same time; one where that was seen before."""
+    pace = few_long((1300, 1000, 1001))
+    assert pace is not None
+    assert pace.period_ps == pytest.approx(100.05 * PERIOD_PS)
+    assert few_long((1300, 1000)) is None
+    assert few_long((1300, 1000, 1007)) is None
+    again = few_long((1300, 1001), pace)
+    assert again is not None
+    assert again.period_ps == pace.period_ps
+    assert few_long((1300, 1010), pace) is None
 
 
 def test_a_loop_is_not_left_while_others_are_at_work() -> None:
