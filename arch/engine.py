@@ -35,6 +35,7 @@ class Engine(RunState):
         """*leave_loops*: tile loops are left once they are steady (``loop_exit.py``); the rest as of ``RunState``."""
         super().__init__(machine, program, exact=exact, trace=trace, progress=progress, marks=marks, fabric=fabric)
         self._exits = LoopExits(self) if leave_loops else None
+        self._streams_until_ps = 0                              # the arrays, their last record
 
     def _ports_done_ps(self, start_ps: int, cost: RecordCost, at_least_ps: int) -> int:
         """When a record that works from *start_ps* for *at_least_ps* has moved its SRAM bytes."""
@@ -187,7 +188,8 @@ class Engine(RunState):
             stream_free, shadow_free = last_fold + gemm.next_stream, last_fold + gemm.next_preload
             start_ps, end_ps = clock.ps_of(begin_cycle), clock.ps_of(streamed + gemm.drain)
             self.at_work[name] += 1
-            self._account(name, index, cost, start_ps, clock.ps_of(streamed))
+            self._streams_until_ps = clock.ps_of(streamed)
+            self._account(name, index, cost, start_ps, self._streams_until_ps)
             env.process(self._end_at(end_ps, name, index, position, start_ps))
             wake_ps = clock.ps_of(shadow_free)
             if wake_ps > self._now_ps:
@@ -235,12 +237,17 @@ class Engine(RunState):
                 yield from self._stall(unit, index, "buffer space", room)
 
     def _stall(self, unit: str, index: int, cause: str, event: simpy.Event, earlier: int = -1) -> Process:
-        """Wait for *event*, the end of record *earlier* if it is one's, and book the time under *cause*."""
-        start_ps = self.own_ps(unit)
+        """Wait for *event*, the end of record *earlier* if it is one's, and book the time under *cause*.
+
+        The arrays look for their next record while they stream the last one: only what is left to wait then keeps them idle.
+        """
+        began_ps, start_ps = self._now_ps, self.own_ps(unit)
         yield event
         if (index, earlier) in self._late_by_link:
             cause = "link"
         waited = self.own_ps(unit) - start_ps
+        if unit == self.mxu_name:
+            waited -= max(0, min(self._now_ps, self._streams_until_ps) - began_ps)
         if waited:
             stalled = self.units[unit].stalled_ps
             stalled[cause] = stalled.get(cause, 0) + waited

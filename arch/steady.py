@@ -122,7 +122,7 @@ def pace_of(
     if periods < (wanted.known_periods if known else wanted.periods):
         return None
     times = {unit: came[-periods - 1:] for unit, came in came_ps.items()}
-    hindmost = min(came_ps, key=lambda unit: len(came_ps[unit]))
+    hindmost = min(came_ps, key=lambda unit: (len(came_ps[unit]), unit))
     start_ps, lasted_ps = times[hindmost][0], times[hindmost][-1] - times[hindmost][0]
     seen = [note for note in notes if note.at_ps >= start_ps and _is_alone(note, notes[-1], came_ps, earlier)]
     if lasted_ps <= 0 or lasted_ps < KNOWN_INTERVALS * interval_ps or len(seen) < min(wanted.notes, periods + 1):

@@ -96,6 +96,7 @@ def check_laws(report: Report, config: MachineConfig, graph: OperatorGraph) -> N
         if unit.utilisation is not None:
             assert 0 <= unit.utilisation <= 1
             assert unit.busy_s <= report.seconds * (1 + 1e-12)
+            assert unit.busy_s + sum(unit.stalled_s.values()) <= report.seconds * (1 + 1e-9)      # no moment is both
     for level in report.memory.values():
         assert level.bandwidth_bytes_per_s <= level.peak_bytes_per_s
         assert level.used_bytes <= level.capacity_bytes
@@ -122,6 +123,7 @@ def check_laws(report: Report, config: MachineConfig, graph: OperatorGraph) -> N
 
 @few
 @given(machines, graphs)
+@example(machine(rows=32, cols=32, arrays=1, sram_kib=128, dataflow="output_stationary"), attention(3, 1, 64, 119, 300, 1))
 def test_every_run_obeys_the_laws(config: MachineConfig, graph: OperatorGraph) -> None:
     check_laws(run(config, graph), config, graph)
 

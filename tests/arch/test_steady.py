@@ -70,6 +70,19 @@ def test_a_steady_loop_has_a_pace() -> None:
     assert pace.error <= 1e-9
 
 
+def test_of_units_that_came_as_far_it_is_no_chance_whose_pace_is_taken() -> None:
+    """Sets of names are in another order in every process: of two units as far, one 0.1 % slower, both orders take the same."""
+    lanes = [PERIOD_PS * k for k in range(PERIODS)]
+    stream = [at_ps + at_ps // 1000 for at_ps in lanes]
+    notes = [Note(k, stream[k], {}, {LANES: k, STREAM: k}, {STREAM: 3}, frozenset(), {"energy": 10.0 * k, "at": k})
+             for k in range(2, PERIODS, 6)]
+    one, other = (pace_of(came, notes, INTERVAL_PS, spent, None, {LANES: 0, STREAM: 0})
+                  for came in ({LANES: lanes, STREAM: stream}, {STREAM: stream, LANES: lanes}))
+    assert one is not None
+    assert other is not None
+    assert one.period_ps == other.period_ps
+
+
 def test_a_loop_whose_transfers_begin_to_fill_a_buffer_is_not_steady() -> None:
     """The queue comes to its periods 1 % faster than the lanes: it will have to wait, and then both may go at another pace."""
     seen = Seen()
