@@ -111,16 +111,21 @@ def lower_select_last(op: Operator, operands: tuple[Operand, ...], site: Site) -
 
 
 def lower_embedding(op: Operator, operands: tuple[Operand, ...], site: Site) -> Segment:
-    """Operands: ids, table, perhaps positions, the output. The ids are loaded first; they decide the ranges of the rows."""
+    """Operands: ids, table, perhaps positions, the output. The ids of many tiles are loaded first; they decide the ranges of
+    the rows."""
     assert isinstance(op, Embedding)
     tiler, (ids, table), out = Tiler(op.name, operands, site), operands[:2], operands[-1]
     whole_units(table.dtype, op.cols, f"{op.name}: a row of the table")
     tokens = np.array(token_ids(op.rows, op.vocab, site.token_ids), dtype=np.int64)
     row_bytes = max(table.dtype.bytes_for(op.cols), out.dtype.bytes_for(op.cols))
     room = min(site.room.stream_bytes // 8, site.room.vector_bytes // 4) // row_bytes
-    for first, count in tiles(op.rows, max(1, room)):
-        tiler.load(ids, window_ranges(ids.window((count,), offset=first), ids.dtype), count)
-        steered = (len(tiler.builder) - 1,)
+    tile_rows = max(1, room)
+    tiles_steered = max(1, site.room.stream_bytes // 8 // ids.dtype.bytes_for(tile_rows))
+    for number, (first, count) in enumerate(tiles(op.rows, tile_rows)):
+        if number % tiles_steered == 0:
+            steering = min(tiles_steered * tile_rows, op.rows - first)
+            tiler.load(ids, window_ranges(ids.window((steering,), offset=first), ids.dtype), steering)
+            steered = (len(tiler.builder) - 1,)
         ranges = byte_ranges(table.dtype, tokens[first:first + count] * op.cols, op.cols)
         rows = View((count, op.cols), (op.cols, 1), 0, buffer=tiler.load(table, ranges, count * op.cols, steered))
         reads: tuple[View, ...] = (rows,) if not table.dtype.group else (tiler.converted(rows, table.dtype, out.dtype),)
