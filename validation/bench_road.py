@@ -23,6 +23,9 @@ COMMANDS = {
     "gpt3-175b, one layer, decode at 2048, hbm-npu with 6 stacks": (
         "run", "--arch", "hbm-npu", "--set", "parts.hbm.stacks=6", "--model", "gpt3-175b", "--layers", "1", "--phase", "decode",
         "--context", "2048"),
+    "gpt3-175b, one layer, prefill 2048, hbm-npu with 6 stacks": (
+        "run", "--arch", "hbm-npu", "--set", "parts.hbm.stacks=6", "--model", "gpt3-175b", "--layers", "1", "--phase", "prefill",
+        "--prompt", "2048"),
     "2048 x 2048 x 2048, gemmini-default": ("op", "--arch", "gemmini-default", "gemm", "2048", "2048", "2048", "--dtype", "int8"),
     "gpt2, decode at 512, hbm-npu": ("run", "--arch", "hbm-npu", "--model", "gpt2", "--phase", "decode", "--context", "512"),
 }
