@@ -230,8 +230,8 @@ def _price(machine: MachineConfig, run: ProgramRun) -> None:
         ledger.add(sram_name, action, nbytes * BITS_PER_BYTE)
     for link in machine.links:
         moved = run.link_bytes[f"{link.source}→{link.target}"]
-        if moved and link.energy_pj_per_bit:
-            ledger.price("links", f"{link.source}→{link.target} bit", link.energy_pj_per_bit)
+        if moved and link.pj_per_bit:
+            ledger.price("links", f"{link.source}→{link.target} bit", link.pj_per_bit)
             ledger.add("links", f"{link.source}→{link.target} bit", moved * BITS_PER_BYTE)
     memory_name, _ = machine.main_memory()
     for action, (count, pj) in run.memory.energy_actions(run.end_ps).items():

@@ -16,7 +16,7 @@ from ..sim.show import show_config
 from ..sim.yaml_reader import find_named
 from .einsum_arrays import EinsumConfig, einsum_folder, load_einsum
 from .gpu_config import DEVICE_FOLDER, Gpu, load_gpu, shipped_gpus
-from .machine import MachineConfig, chip_folder, load_machine
+from .machine import MachineConfig, chip_folder, load_machine, show_chip
 from .scalesim import ScaleSimConfig, load_scalesim, scalesim_folder
 
 Machine: TypeAlias = MachineConfig | Gpu | EinsumConfig | ScaleSimConfig
@@ -44,7 +44,7 @@ def _show_gpu(gpu: Gpu) -> str:
 
 #: The top-level ``type`` of a chip's YAML (None: it has none) → its family.
 FAMILIES: dict[str | None, Family] = {
-    None: Family(chip_folder(), MachineConfig, lambda path, sets: load_machine(str(path), sets), show_config),
+    None: Family(chip_folder(), MachineConfig, lambda path, sets: load_machine(str(path), sets), show_chip),
     "gpu": Family(DEVICE_FOLDER, Gpu, load_gpu, _show_gpu),
     "einsum": Family(einsum_folder(), EinsumConfig, load_einsum, show_config),
     "scalesim": Family(scalesim_folder(), ScaleSimConfig, load_scalesim, show_config),

@@ -16,10 +16,11 @@ from ..memory.sram import SramConfig
 from ..sim import config as config_reader
 from ..sim.config import Config
 from ..sim.errors import ConfigError
-from ..sim.units import BytesPerSecond, Hertz, PicojoulesPerBit, Picoseconds, Watts
+from ..sim.show import show_config
+from ..sim.units import BytesPerSecond, Hertz, Millimetres, PicojoulesPerBit, Picoseconds, Watts
 from ..sim.yaml_reader import Document, find_named, set_value
 from .systolic import SystolicConfig
-from .technology import fill_energies
+from .technology import fill_energies, find_technology
 from .vector import VectorConfig
 from .wires import InterconnectConfig
 
@@ -41,13 +42,39 @@ PartT = TypeVar("PartT", bound=Config)
 
 
 class LinkConfig(Config):
-    """A link between two parts: bytes each way per second, latency, energy per bit moved."""
+    """A link between two parts: bytes each way per second, latency, and what a bit costs.
+
+    That is either stated (`energy`, of what was measured: a SerDes, a PHY) or follows from the wire's `length` and its node.
+    """
 
     source: str
     target: str
     bandwidth_bytes_per_s: Annotated[BytesPerSecond, Field(gt=0)]
     latency_ps: Annotated[Picoseconds, Field(ge=0)] = 0
-    energy_pj_per_bit: PicojoulesPerBit = 0.0
+    energy_pj_per_bit: PicojoulesPerBit | None = None
+    length_mm: Annotated[Millimetres, Field(gt=0)] | None = None
+    technology: str | None = None              # of the wire; left out: the machine's
+
+    @model_validator(mode="after")
+    def _energy_or_length(self) -> LinkConfig:
+        way = f"link {self.source} → {self.target}"
+        if (self.energy_pj_per_bit is None) == (self.length_mm is None):
+            has = "neither" if self.length_mm is None else "both"
+            raise ValueError(f"{way} has {has}: one of energy (a bit's, as measured) and length (of its wires) is wanted")
+        if self.length_mm is None and self.technology is not None:
+            raise ValueError(f"technology: {way} states its energy; only a length is priced by a technology")
+        if self.length_mm is not None and self.technology is None:
+            raise ValueError(f"length: {way} is priced by a technology, and neither the link nor the chip names one")
+        return self
+
+    @property
+    def pj_per_bit(self) -> float:
+        """What a bit costs on this link."""
+        if self.energy_pj_per_bit is not None:
+            return self.energy_pj_per_bit
+        assert self.length_mm is not None
+        assert self.technology is not None
+        return self.length_mm * find_technology(self.technology).wire_pj_per_bit_mm()
 
 
 class Parallel(Config):
@@ -65,7 +92,7 @@ class MachineConfig(Config):
     links: tuple[LinkConfig, ...]
     interconnect: InterconnectConfig | None = None      # between devices of this kind; None: they have no links
     parallel: Parallel = Parallel()
-    technology: str | None = None              # of arithmetic and SRAM, where a part states no energy of its own (configs/tech)
+    technology: str | None = None              # of arithmetic, SRAM and wires, where no energy is stated (configs/tech)
     static_power_w: Watts = 0.0                # of what no part accounts for: control, clock tree, leakage of logic
     idle_power_w: Watts | None = None          # instead: as measured, the main memory's own idle power in it
     _document: Document | None = PrivateAttr(default=None)      # where it was read from, for errors that show later
@@ -167,3 +194,8 @@ def load_machine(name: str, sets: tuple[str, ...] = ()) -> MachineConfig:
     return machine
 
 
+def show_chip(machine: MachineConfig) -> str:
+    """*machine* as YAML, and beside it what its wires cost."""
+    wires = [f"#   {link.source} → {link.target}: {link.length_mm:g} mm at {link.technology}, {link.pj_per_bit:.4g} pJ/bit"
+             for link in machine.links if link.length_mm is not None]
+    return show_config(machine) + ("\n# what follows from the lengths of its wires\n" + "\n".join(wires) + "\n" if wires else "")

@@ -137,6 +137,9 @@ def shipped_technologies() -> list[str]:
 @cache
 def find_technology(name: str) -> Technology:
     """The technology of a shipped name or a YAML file, resolved to a table."""
+    if name in _TABLES:
+        raise ConfigError(f"{name!r} is a table that technologies draw on, none itself", key="technology", value=name,
+                          allowed=tuple(shipped_technologies()))
     path = find_named(name, [FOLDER], "technology")
     document = config_reader.load_document(path, [FOLDER], "technology")
     kind = document.value.get("type")
@@ -195,8 +198,12 @@ def _between(low: float, high: float, low_node: float, high_node: float, node: f
 
 
 def fill_energies(document: Document) -> None:
-    """Where a chip names its ``technology``, give its parts the energies that they leave out, in place."""
+    """Where a chip names its ``technology``, give its parts the energies that they leave out and its wires their node, in place.
+
+    A node that a link names itself must exist, whether or not the chip names one.
+    """
     data = document.value
+    _name_wires(document)
     if not isinstance(data, dict) or not isinstance(data.get("technology"), str) or not isinstance(data.get("parts"), dict):
         return
     try:
@@ -210,6 +217,27 @@ def fill_energies(document: Document) -> None:
         file, line = document.mark(("technology",))
         raise ConfigError(error.message, file=file, line=line, key=error.key, value=error.value, allowed=error.allowed,
                           mend=error.mend) from None
+
+
+def _name_wires(document: Document) -> None:
+    """A link that states a ``length`` is made in the chip's technology, where it names none; one that does not exist is refused."""
+    data = document.value
+    if not isinstance(data, dict) or not isinstance(data.get("links"), list):
+        return
+    for index, link in enumerate(data["links"]):
+        if not isinstance(link, dict) or "length" not in link:
+            continue
+        if "technology" not in link and isinstance(data.get("technology"), str):
+            link["technology"] = data["technology"]
+        elif isinstance(link.get("technology"), str):
+            try:
+                find_technology(link["technology"])
+            except ConfigError as error:
+                if error.file is not None:
+                    raise
+                file, line = document.mark(("links", index, "technology"))
+                raise ConfigError(error.message, file=file, line=line, key=error.key, value=error.value, allowed=error.allowed,
+                                  mend=error.mend) from None
 
 
 def _fill_systolic(technology: Technology, part: dict[str, Any]) -> None:

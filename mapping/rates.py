@@ -29,7 +29,7 @@ def rates_of(machine: MachineConfig) -> tuple[Rates, Windows]:
         port_bytes_per_s=sram.compute_bytes_per_s(sram_name, min([memory.peak_bytes_per_s, *widths])),
         max_in_flight=dma.max_in_flight, pause_s=found.pause_s, pause_every_s=found.pause_every_s,
         stripe_bytes=found.stripe_bytes,
-        dram_pj_per_byte=_pj_per_byte(memory) + sum(BITS_PER_BYTE * link.energy_pj_per_bit for link in inward),
+        dram_pj_per_byte=_pj_per_byte(memory) + sum(BITS_PER_BYTE * link.pj_per_bit for link in inward),
         sram_pj_per_byte=BITS_PER_BYTE * (sram.read_energy_pj_per_bit + sram.write_energy_pj_per_bit) / 2,
         static_w=machine.rest_power_w + sram.static_power_w + _idle_power_w(memory))
     return rates, found.windows

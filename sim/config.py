@@ -20,7 +20,7 @@ from .units import Quantity, UnitError, parse_quantity
 from .yaml_reader import Document, KeyPath, dotted
 
 _SUFFIXES = ("_bytes_per_s", "_pj_per_bit", "_pj_per_byte", "_transfers_per_s", "_bytes", "_bits", "_cycles", "_ps", "_hz",
-             "_pj", "_w", "_mm2", "_v", "_a", "_ma", "_mv")
+             "_pj", "_w", "_mm2", "_mm", "_v", "_a", "_ma", "_mv")
 
 
 #: pydantic's complaints about numbers out of bounds, and the bound that each is about.

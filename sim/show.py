@@ -16,6 +16,7 @@ _READABLE: dict[str, tuple[str, ...]] = {
     "bandwidth (B/s)": ("TB/s", "GB/s", "MB/s", "B/s"),
     "energy (J)": ("nJ", "pJ", "fJ"),
     "energy per bit (J/bit)": ("pJ/bit", "fJ/bit"),
+    "length (mm)": ("mm", "um"),
     "power (W)": ("W", "mW", "uW"),
     "voltage (V)": ("V", "mV"),
     "current (A)": ("A", "mA", "uA"),

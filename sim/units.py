@@ -55,6 +55,7 @@ UNITS: dict[str, dict[str, Fraction]] = {
     "energy (J)": _ENERGY,
     "energy per bit (J/bit)": {unit + "/" + per: factor for unit, factor in _ENERGY.items() for per in ("bit", "b")},
     "energy per bit and length (J/bit/mm)": {unit + "/bit/mm": factor for unit, factor in _ENERGY.items()},
+    "length (mm)": {"mm": Fraction(1), "um": Fraction(1, 1000), "µm": Fraction(1, 1000), "cm": Fraction(10)},
     "power (W)": _scaled(_si("u", "µ", "m", "", "k"), {"W": Fraction(1)}),
     "area (mm2)": {"mm2": Fraction(1), "mm²": Fraction(1), "um2": Fraction(1, 10**6), "µm²": Fraction(1, 10**6)},
     "voltage (V)": _scaled(_si("m", ""), {"V": Fraction(1)}),
@@ -129,6 +130,7 @@ PicojoulesPerBitMm = Annotated[
     BeforeValidator(_as_float("energy per bit and length (J/bit/mm)")), Field(ge=0)
 ]
 Watts = Annotated[float, Quantity("power (W)"), BeforeValidator(_as_float("power (W)")), Field(ge=0)]
+Millimetres = Annotated[float, Quantity("length (mm)"), BeforeValidator(_as_float("length (mm)"))]
 SquareMillimetres = Annotated[float, Quantity("area (mm2)"), BeforeValidator(_as_float("area (mm2)"))]
 Volts = Annotated[float, Quantity("voltage (V)"), BeforeValidator(_as_float("voltage (V)"))]
 Amperes = Annotated[float, Quantity("current (A)"), BeforeValidator(_as_float("current (A)"))]

@@ -18,7 +18,7 @@ from ..memory.sram_table import sram_macro
 from ..memory.standard import load_memory
 from ..sim.config import Config
 from ..sim.errors import ConfigError
-from ..sim.units import BITS_PER_BYTE, Bytes, Hertz, Watts
+from ..sim.units import BITS_PER_BYTE, Bytes, Hertz, Millimetres, Watts
 from .gpu_power import steady_power_w
 from .gpu_rows import predict_group
 from .tpu_v1 import APPLICATIONS, predict
@@ -126,7 +126,7 @@ class SramBanks(Config):
     width_bits: Annotated[int, Field(ge=1)]
     reads_per_cycle: Annotated[float, Field(ge=0)] = 0
     writes_per_cycle: Annotated[float, Field(ge=0)] = 0
-    distance_mm: Annotated[float, Field(ge=0)] = 0.0          # from bank to array
+    distance_mm: Annotated[Millimetres, Field(ge=0)] = 0.0    # from bank to array
 
     def leak_w(self, technology: Technology) -> float:
         """Leakage of all banks."""

@@ -17,6 +17,7 @@ from tilesim.sim.units import FLOPS_PER_MAC, SI, UnitError, parse_quantity, si_t
     ("24 MB", "capacity (B)", 24 * 10**6),
     ("0.9 pJ/bit", "energy per bit (J/bit)", Fraction(9, 10)),
     ("900 fJ/bit", "energy per bit (J/bit)", Fraction(9, 10)),
+    ("2500 um", "length (mm)", Fraction(5, 2)),
     ("3.35 TB/s", "bandwidth (B/s)", 3_350_000_000_000),
     ("8 Gbps", "bandwidth (B/s)", 10**9),
     ("1.5 ns", "time (s)", 1500),
