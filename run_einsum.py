@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from . import __version__
 from .arch.einsum_arrays import WORD_BYTES, EinsumConfig, EinsumMachine
+from .mapping.attention_explain import cascade_notes
 from .mapping.cascade import run as run_cascade
 from .mapping.cascade_energy import Actions, cascade_actions, flat_actions, linear_actions, prices_pj, unfused_actions
 from .mapping.einsum_gemm import best_strip
@@ -19,8 +20,10 @@ from .sim.errors import ConfigError
 from .sim.report import Bounds, MemoryReport, OperatorReport, Report, UnitReport
 from .sim.units import si_text
 from .workloads.attention_io import attention_bound
+from .workloads.cascades import ONE_PASS, THREE_PASS, passes_of
 from .workloads.graph import OperatorGraph, program_order, tensors_of
 from .workloads.operators import Attention, Gemm, Operator
+from .workloads.passes import Cascade
 
 ARRAY, LANES, MEMORY, BUFFER = "array-2d", "array-1d", "memory", "buffer"
 #: Action → the part that does it.
@@ -99,10 +102,11 @@ def _attention(op: Operator, config: EinsumConfig, machine: EinsumMachine) -> Ra
             raise ConfigError(f"{op.name}: {config.name} runs attention with {wanted}", key="attention",
                               mend=f"see the shapes of its paper: 12 heads of 64, {4 * n} tokens, no mask")
     shape = AttentionShape(op.batch * op.heads, op.q_tokens, op.kv_tokens, op.head_dim, op.head_dim)
+    computed = _computed(shape, machine, ONE_PASS if config.design in ("binding", "architecture") else THREE_PASS)
     if config.design == "unfused":
         found = run_unfused(shape, machine)
         return Ran(op, found.cycles, found.busy_2d, found.busy_1d, found.dram_bytes, found.written_bytes,
-                   unfused_actions(shape, machine, found.dram_bytes), {"design": config.design})
+                   unfused_actions(shape, machine, found.dram_bytes), {"design": config.design, **computed})
     if config.design == "flat":
         choice = best_mapping(shape, machine)
         found = run_flat(shape, machine, choice)
@@ -110,15 +114,23 @@ def _attention(op: Operator, config: EinsumConfig, machine: EinsumMachine) -> Ra
                                            ("v", choice.v_on_chip), ("av", choice.av_on_chip)) if is_kept]
         return Ran(op, found.cycles, found.busy_2d, found.busy_1d, found.dram_bytes, found.written_bytes,
                    flat_actions(shape, machine, choice, found.dram_bytes),
-                   {"design": config.design, "on_chip": kept, "stationarity": choice.stationarity, "rows": choice.rows})
+                   {"design": config.design, **computed, "on_chip": kept, "stationarity": choice.stationarity, "rows": choice.rows})
     try:
         cascade = run_cascade(shape, machine, config.design)
     except ValueError as error:
         raise ConfigError(f"{op.name}: {error}", key="buffer", value=config.buffer_bytes, mend="take a larger buffer") from None
     return Ran(op, cascade.cycles, cascade.busy_2d, cascade.busy_1d, cascade.dram_bytes, op.outputs[0].nbytes,
                cascade_actions(shape, cascade.tiling, machine, config.design, cascade.dram_bytes),
-               {"design": config.design, "resident_query_tiles": cascade.tiling.resident, "key_tiles": cascade.tiling.key_tiles,
-                "blocks": cascade.tiling.blocks})
+               {"design": config.design, **computed, "resident_query_tiles": cascade.tiling.resident,
+                "key_tiles": cascade.tiling.key_tiles, "blocks": cascade.tiling.blocks})
+
+
+def _computed(shape: AttentionShape, machine: EinsumMachine, cascade: Cascade) -> dict[str, Any]:
+    """The cascade, its passes, and the least that it moves with this buffer, head by head."""
+    passes = passes_of(cascade)
+    extents = {"p": shape.queries, "m": shape.keys, "m1": shape.keys // machine.n, "m0": machine.n, "e": shape.e, "f": shape.f}
+    least = passes.least_moved_elements(extents, machine.buffer_bytes // WORD_BYTES, "p")
+    return cascade_notes(passes) | ({} if least is None else {"cascade_least_bytes": shape.heads * least * WORD_BYTES})
 
 
 def _gemm(op: Operator, config: EinsumConfig, machine: EinsumMachine) -> Ran:

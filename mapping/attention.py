@@ -14,8 +14,10 @@ from typing import Any
 from ..sim.dtypes import DTYPES
 from ..sim.errors import ConfigError
 from ..sim.program import Segment, View
+from ..workloads.cascades import ONE_PASS, THREE_PASS, passes_of
 from ..workloads.operators import Attention, Operator
-from .attention_explain import attention_notes
+from ..workloads.passes import Cascade
+from .attention_explain import attention_notes, cascade_notes
 from .attention_search import AttentionChoice, choose_attention, given_tile
 from .attention_space import AttentionTask
 from .attention_tiles import AttentionTile, Heads, KeySpan, key_spans, mask_params, rule_tile, spans_between
@@ -91,12 +93,16 @@ class _Parts:
     def values(self, queries: _Queries, span: KeySpan) -> View:
         return self.rows(self.v, self.new_v, queries, span)
 
-    def notes(self, style: str) -> dict[str, Any]:
-        """The choices, for the report. ``counted_macs`` are the pairs that the mask lets through; the segment executes more where a
-        tile is masked in part (flash), or all (unfused)."""
+    def notes(self, style: str, cascade: Cascade) -> dict[str, Any]:
+        """The choices, for the report, and how often the *cascade* passes over the keys.
+
+        ``counted_macs`` are the pairs that the mask lets through; the segment executes more where a tile is masked in part (flash),
+        or all (unfused).
+        """
         tile = self.tile
-        notes = {"style": style, "counted_macs": self.op.macs, "unit": tile.unit, "heads_tile": tile.heads, "q_tile": tile.q_tokens,
-                 "kv_tile": tile.kv_tokens, "ways": tile.ways, "group": self.heads.group}
+        notes = {"style": style, **cascade_notes(passes_of(cascade)), "counted_macs": self.op.macs, "unit": tile.unit,
+                 "heads_tile": tile.heads, "q_tile": tile.q_tokens, "kv_tile": tile.kv_tokens, "ways": tile.ways,
+                 "group": self.heads.group}
         return notes if self.choice is None else {**notes, **attention_notes(self.choice, self.task)}
 
 
@@ -165,7 +171,7 @@ class _Flash(_Parts):
                 waiting.pop(0).finish()
         for tile in waiting:
             tile.finish()
-        return self.tiler.build(**self.notes("flash"))
+        return self.tiler.build(**self.notes("flash", ONE_PASS))
 
     def _tiles(self) -> Iterator[_FlashTile]:
         """All tiles; ``ways`` tiles of queries take turns."""
@@ -234,7 +240,7 @@ class _Unfused(_Parts):
         self._softmax()
         for queries in self.query_tiles():
             self._multiply_values(queries)
-        return self.tiler.build(**self.notes("unfused"))
+        return self.tiler.build(**self.notes("unfused", THREE_PASS))
 
     def _spans(self) -> list[KeySpan]:
         return spans_between(0, self.heads.kv_tokens, self.slot, self.heads.q_tokens, self.tile.kv_tokens)

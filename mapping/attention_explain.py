@@ -6,10 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..sim.units import si_text
+from ..workloads.passes import Passes
 from .attention_search import AttentionChoice
 from .attention_space import AttentionTask
 from .attention_tiles import AttentionTile
 from .search import EQUAL
+
+
+def cascade_notes(passes: Passes) -> dict[str, Any]:
+    """What is computed, how often it passes over the keys, and what it carries from pass to pass for each of them."""
+    return {"cascade": passes.cascade.name, "key_passes": passes.count, "carried": list(passes.carried)}
 
 
 def attention_notes(choice: AttentionChoice, task: AttentionTask) -> dict[str, Any]:
@@ -66,6 +72,9 @@ def attention_lines(notes: Mapping[str, Any]) -> Iterator[str]:
     heads = notes["heads_tile"]
     yield (f"{'  ' * len(loops)}{notes['unit']}: {heads} × [{m}, {width}]·[{width}, {keys}], online softmax on the lanes, "
            f"{heads} × [{m}, {keys}]·[{keys}, {width}]")
+    times = "1 pass" if notes["key_passes"] == 1 else f"{notes['key_passes']} passes"
+    kept = f"{' and '.join(notes['carried'])} live as whole rows" if notes["carried"] else "a tile of scores is all that is live"
+    yield f"cascade {notes['cascade']}: {times} over the keys, {kept}"
     yield (f"bytes   DRAM: q {si_text(dram['q'], 'B')}, K and V {si_text(dram['kv'], 'B')} read, out {si_text(dram['out'], 'B')} "
            f"written; scratchpad: {si_text(cost['sram_bytes'], 'B')}")
     yield (f"predicted {si_text(cost['seconds'], 's')}: arrays {si_text(cost['arrays_s'], 's')}, "

@@ -1,7 +1,8 @@
 """Fused attention on a 2-D and a 1-D array: the tiles of each design, run on units that work in order.
 
-The one-pass cascade (Nayak et al., "FuseMax", MICRO 2024) splits keys into M1 tiles of n and queries into tiles of n, P1 of which
-stay in the buffer while K and V pass by once. For a tile of n×n scores the n×n array (2-D) or the n lanes (1-D) compute:
+The one-pass cascade (Nayak et al., "FuseMax", MICRO 2024; ``workloads/cascades.ONE_PASS``) splits keys into M1 tiles of n and
+queries into tiles of n, P1 of which stay in the buffer while K and V pass by once. For a tile of n×n scores the n×n array (2-D) or
+the n lanes (1-D) compute:
 
     QK   scores (e MACs a PE)          LM   maximum of each column, which travels down n rows
     RM   running maximum               PRM  correction exp(old − new maximum)
@@ -25,6 +26,7 @@ from functools import lru_cache
 from typing import Literal
 
 from ..arch.einsum_arrays import WORD_BYTES, EinsumMachine
+from ..workloads.cascades import ONE_PASS, passes_of
 from .flat import AttentionShape
 from .in_order import Carrier, Channel, InOrderUnits, Moment, Time, Units, latest, steady_total
 
@@ -107,8 +109,8 @@ def run(
         cycles=steady_total(block_end, blocks, probe, stride),
         busy_2d=tiles * per_tile[0],
         busy_1d=tiles * per_tile[1] + shape.heads * shape.queries // machine.n * per_query_tile,
-        dram_bytes=WORD_BYTES * (shape.heads * shape.queries * (shape.e + shape.f)
-                                 + shape.heads * cut.blocks * shape.keys * (shape.e + shape.f)),
+        dram_bytes=WORD_BYTES * shape.heads * passes_of(ONE_PASS).moved_elements(
+            {"p": shape.queries, "m1": cut.key_tiles, "m0": machine.n, "e": shape.e, "f": shape.f}, cut.blocks),
         tiling=cut,
     )
 

@@ -9,10 +9,14 @@ from collections.abc import Mapping
 
 from ..arch.einsum_arrays import BUFFER_LINE_WORDS, DRAM_LINE_BYTES, EinsumEnergies, EinsumMachine
 from .cascade import Design, Tiling
-from .flat import AttentionShape, FlatMapping
+from .flat import HANDING, PASSING, AttentionShape, FlatMapping
 
 #: MACs and adds of an exponential where there is no unit for it, on either FuseMax array.
 TAYLOR_MACS, TAYLOR_ADDS = 6, 1
+#: Reads and writes of the buffer for each score while softmax alone holds its rows there: those of its passes, the rows coming in
+#: instead of the weights going out.
+SOFTMAX_READS = PASSING["softmax"].reads
+SOFTMAX_WRITES = PASSING["softmax"].writes - HANDING["softmax"].writes + HANDING["softmax"].reads
 
 Actions = Mapping[str, float]
 
@@ -79,8 +83,8 @@ def unfused_actions(shape: AttentionShape, machine: EinsumMachine, dram_bytes: f
     return softmax_actions(shape) | {
         "dram_bytes": dram_bytes,
         "mac": shape.scores * (shape.e + shape.f),
-        "buffer_read_words": 2 * words * (shape.e + shape.f) - outputs + 3 * shape.scores,
-        "buffer_written_words": 2 * shape.scores + words * shape.f
+        "buffer_read_words": 2 * words * (shape.e + shape.f) - outputs + SOFTMAX_READS * shape.scores,
+        "buffer_written_words": SOFTMAX_WRITES * shape.scores + words * shape.f
         + shape.heads * (shape.queries * shape.e + shape.keys * (shape.e + shape.f)),
     }
 
@@ -101,7 +105,9 @@ def flat_actions(shape: AttentionShape, machine: EinsumMachine, mapping: FlatMap
     if mapping.av_on_chip:
         passes = words * shape.f if mapping.stationarity == "weight" else float(outputs)
         read, written = read + passes - outputs, written + passes
-    reads, writes = (4, 3) if mapping.scores_on_chip else (3, 2)
+    reads, writes = SOFTMAX_READS, SOFTMAX_WRITES
+    if mapping.scores_on_chip:
+        reads, writes = (sum(stage.reads for stage in PASSING.values()), sum(stage.writes for stage in PASSING.values()))
     return softmax_actions(shape) | {
         "dram_bytes": dram_bytes,
         "mac": shape.scores * (shape.e + shape.f),

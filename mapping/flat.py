@@ -13,8 +13,16 @@ from itertools import product
 from typing import Literal
 
 from ..arch.einsum_arrays import WORD_BYTES, EinsumMachine
+from ..workloads.cascades import THREE_PASS, passes_of
+from ..workloads.passes import crossings
 
 Stationarity = Literal["output", "weight"]
+#: The three operators of attention and the Einsums that each computes.
+STAGES = {"QK": "qk", "GM": "softmax", "SN": "softmax", "SD": "softmax", "A": "softmax", "AV": "av"}
+#: How often each operator reads and writes a score (or what became of it) in a memory that they share: where softmax passes over
+#: them there, and where it holds whole rows and takes and gives each once.
+PASSING = crossings(passes_of(THREE_PASS), STAGES, keeps_fibre=False)
+HANDING = crossings(passes_of(THREE_PASS), STAGES, keeps_fibre=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +95,11 @@ def traffic(shape: AttentionShape, mapping: FlatMapping, machine: EinsumMachine)
     # Weight stationary adds to the outputs once for each key tile: off chip they are read and written every time.
     av_passes = 1 if mapping.stationarity == "output" else 2 * key_tiles - 1
     av = _moved(heads * shape.queries * shape.f, av_passes, 1, mapping.av_on_chip, spilled)
-    if mapping.scores_on_chip:
-        # written by QK; read for the maximum, read for the exponential, written, read for the division, written; read by AV
-        qk_words, softmax_words, av_words = (share * spilled * shape.scores for share in (1, 5, 1))
-        written = 3 * spilled * shape.scores
-    else:
-        qk_words, softmax_words, av_words = shape.scores, 2 * shape.scores, shape.scores
-        written = 2.0 * shape.scores
+    # On chip, and spilled in part: written by QK; read for the maximum, read for the exponential, written, read for the division,
+    # written; read by AV.
+    each, share = (PASSING, spilled) if mapping.scores_on_chip else (HANDING, 1.0)
+    qk_words, softmax_words, av_words = (each[stage].total * share * shape.scores for stage in ("qk", "softmax", "av"))
+    written = sum(stage.writes for stage in each.values()) * share * shape.scores
     # An output is written as often as it is read, and once more.
     written += (av + heads * shape.queries * shape.f) / 2
     return FlatTraffic((q + k + qk_words) * WORD_BYTES, (v + av + av_words) * WORD_BYTES, softmax_words * WORD_BYTES,

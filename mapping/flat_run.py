@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arch.einsum_arrays import WORD_BYTES, EinsumMachine
-from .flat import AttentionShape, FlatMapping, traffic
+from .flat import HANDING, STAGES, AttentionShape, FlatMapping, traffic
 from .in_order import Carrier, Channel, InOrderUnits, Moment, Time, Units, steady_total
 
-SOFTMAX_OPS = 4                       # maximum, subtract and exp (pipelined: 1), sum, divide; exp and divide have units
+#: Lane-cycles a score: one for each Einsum of softmax, maximum, subtract and exp (pipelined: 1), sum, divide; exp and divide have
+#: units.
+SOFTMAX_OPS = sum(stage == "softmax" for stage in STAGES.values())
 #: Rows of scores that move together, of n = 256: FLAT lets rows flow, whole tiles would wait for each other. ASSUMED, and no figure
 #: hangs on it: with 8 or 128 rows BERT's latencies at 1K to 1M tokens are within 0.01 % of those with 32.
 CHUNK_ROWS = 32
@@ -100,10 +102,10 @@ def unfused_bytes(shape: AttentionShape, machine: EinsumMachine) -> tuple[int, i
     def passes(width: int) -> int:
         return -(-shape.queries * width * WORD_BYTES // (machine.buffer_bytes // 2))
 
-    scores = shape.scores * WORD_BYTES
-    qk = WORD_BYTES * shape.heads * shape.e * (shape.queries + shape.keys * passes(shape.e)) + scores
-    av = WORD_BYTES * shape.heads * shape.f * (shape.queries + shape.keys * passes(shape.f)) + scores
-    return qk, 2 * scores, av
+    qk, softmax, av = (HANDING[stage].total * shape.scores * WORD_BYTES for stage in ("qk", "softmax", "av"))
+    qk += WORD_BYTES * shape.heads * shape.e * (shape.queries + shape.keys * passes(shape.e))
+    av += WORD_BYTES * shape.heads * shape.f * (shape.queries + shape.keys * passes(shape.f))
+    return qk, softmax, av
 
 
 def run_unfused(shape: AttentionShape, machine: EinsumMachine) -> AttentionRun:
@@ -116,9 +118,10 @@ def run_unfused(shape: AttentionShape, machine: EinsumMachine) -> AttentionRun:
     softmax_cycles = SOFTMAX_OPS * shape.keys
     cycles = (_phase(tiles, qk - score, key_tiles * shape.e, score) + _phase(tiles, softmax / 2, softmax_cycles, softmax / 2)
               + _phase(tiles, av, key_tiles * shape.f, 0.0))
+    written = sum(stage.writes for stage in HANDING.values())
     return AttentionRun(cycles, shape.scores * (shape.e + shape.f) / n**2, float(tiles * softmax_cycles),
                         float(sum(unfused_bytes(shape, machine))),
-                        float(WORD_BYTES * (2 * shape.scores + shape.heads * shape.queries * shape.f)))
+                        float(WORD_BYTES * (written * shape.scores + shape.heads * shape.queries * shape.f)))
 
 
 def _phase(tiles: int, load_cycles: float, compute_cycles: float, store_cycles: float) -> float:

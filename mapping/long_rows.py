@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ..sim.dtypes import DTYPES
 from ..sim.program import Segment, View
+from ..workloads.cascades import LAYER_NORM_ONLINE, RMS_NORM, SOFTMAX_ONLINE, passes_of
 from .storage import storage_unit
 from .target import ACTIVATION, STREAM, VECTOR, Site
 from .tiles import Operand, Tiler, tiles
@@ -18,6 +19,9 @@ FP32 = DTYPES["fp32"]
 #: arXiv:1805.02867, algorithm 3), rmsnorm's sum of squares, layernorm's mean and centred sum of squares (pieces are joined as by
 #: Chan, Golub and LeVeque, 1979).
 STATISTICS = {"softmax": ("maximum", "total"), "rmsnorm": ("squares",), "layernorm": ("mean", "squares")}
+#: What each computes, as a cascade: how often a row is read follows from it.
+CASCADES = {"softmax": SOFTMAX_ONLINE, "rmsnorm": RMS_NORM, "layernorm": LAYER_NORM_ONLINE}
+READINGS = {function: passes_of(cascade).visits("X") for function, cascade in CASCADES.items()}
 
 
 def row_fits(site: Site, reads: tuple[Operand, ...], out: Operand, cols: int) -> bool:
@@ -70,7 +74,7 @@ def lower_long_rows(
             else:
                 tiler.lanes(function, (*found, *constants), (sink,))
             tiler.commit(window, sink)
-    return tiler.build(unit=site.target.vpu, cols_tile=size, readings=2 if function in STATISTICS else 1)
+    return tiler.build(unit=site.target.vpu, cols_tile=size, readings=READINGS.get(function, 1))
 
 
 def _gather(tiler: Tiler, x: Operand, row: int, cols: int, size: int, function: str) -> tuple[View, ...]:

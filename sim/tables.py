@@ -38,6 +38,7 @@ def _headline(report: Report) -> RenderableType:
                               f"memory {si_text(bounds.memory_s, 's')}{link}]")
     if attention := _attention_io(report):
         table.add_row("I/O", attention)
+        table.add_row("cascade", _cascades(report))
     return table
 
 
@@ -51,6 +52,17 @@ def _attention_io(report: Report) -> str:
     order, on_chip = sum(bound.order_bytes for _, bound in ran), max(bound.on_chip_bytes for _, bound in ran)
     return (f"attention moved {si_text(moved, 'B')}, {ratio}compulsory {si_text(compulsory, 'B')}   [N²d²/M, asymptotic: order of "
             f"{si_text(order, 'B')}, M {si_text(on_chip, 'B')}]")
+
+
+def _cascades(report: Report) -> str:
+    """What attention computes, as a cascade of Einsums, and how often that passes over the keys; each kind once."""
+    ran = [op.mapping for op in report.operators if op.io_bound is not None]
+    kinds = dict.fromkeys((found["cascade"], found["key_passes"], tuple(found["carried"])) for found in ran)
+    words = "; ".join(f"{name}: {count} pass{'es' if count > 1 else ''} over the keys, "
+                      + (f"{' and '.join(carried)} kept or spilled between them" if carried else "nothing kept or spilled")
+                      for name, count, carried in kinds)
+    least = [found["cascade_least_bytes"] for found in ran if "cascade_least_bytes" in found]
+    return words + (f"; it moves {si_text(sum(least), 'B')} or more" if len(least) == len(ran) else "")
 
 
 def _operator_table(report: Report) -> Table:
