@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from tilesim.arch.einsum_arrays import FLAT, FUSEMAX
 from tilesim.arch.families import find_machine
 from tilesim.arch.machine import load_machine
+from tilesim.arch.vector import FUNCTION_OPS
 from tilesim.cli import main
 from tilesim.mapping import cascade
 from tilesim.mapping.cascade import TAYLOR_OPS, run
 from tilesim.mapping.flat import AttentionShape, FlatMapping, best_mapping, mappings, traffic, wanted_bytes
 from tilesim.mapping.flat_run import run_unfused, unfused_bytes
+from tilesim.mapping.long_rows import CASCADES
 from tilesim.run import run_graph
 from tilesim.sim.report import OperatorReport
 from tilesim.workloads import single
-from tilesim.workloads.cascades import ONE_PASS, SOFTMAX_ONLINE, THREE_PASS, passes_of
+from tilesim.workloads.cascades import ONE_PASS, SOFTMAX, SOFTMAX_ONLINE, THREE_PASS, passes_of
 from tilesim.workloads.passes import Cascade
 
 shapes = st.builds(lambda heads, p, m, width: AttentionShape(heads, 256 * p, 256 * m, width, width),
@@ -132,6 +134,35 @@ def test_rows_too_long_are_read_as_often_as_online_softmax_passes() -> None:
     assert op.mapping["readings"] == passes_of(SOFTMAX_ONLINE).visits("X") == 2
     sizes = {"r": 2, "m1": 100, "m0": 1000}
     assert op.read_bytes + op.write_bytes == 2 * passes_of(SOFTMAX_ONLINE).moved_elements(sizes)
+
+
+#: (simple, special) operations of a function on each element: an exponential is special, dividing is a multiplication by a row's
+#: reciprocal, squares are multiplied and added up in one; a reduction is one more, a product one for each input but the first.
+OPS = {"same": (0, 0), "square": (0, 0), "subtract": (1, 0), "add": (1, 0), "divide": (1, 0), "exp_minus": (1, 1)}
+
+
+def lane_operations(found: Cascade, number: int) -> tuple[int, int]:
+    """Operations on each element of a row in pass *number*."""
+    passes = passes_of(found)
+    simple = special = 0
+    for einsum in found.einsums:
+        if passes.of_einsum[einsum.name] == number and set(found.fibre) <= set(einsum.ranks):
+            ops = OPS.get(einsum.function, (len(einsum.inputs) - 1, 0))
+            simple, special = simple + ops[0] + (einsum.reduction is not None), special + ops[1]
+    return simple, special
+
+
+@pytest.mark.parametrize("function", sorted(CASCADES))
+def test_lanes_are_charged_for_the_einsums_of_each_pass(function: str) -> None:
+    """The statistics of long rows take the operations of the cascade's first pass, normalising those of its second; whole rows take
+    those of both, or of plain softmax's three passes (which compute an exponential once)."""
+    first, second = (lane_operations(CASCADES[function], number) for number in (1, 2))
+    assert FUNCTION_OPS[f"{function}_statistics"] == first
+    assert FUNCTION_OPS[f"{function}_normalize"] == second
+    if function == "softmax":
+        assert FUNCTION_OPS[function] == tuple(map(sum, zip(*(lane_operations(SOFTMAX, n) for n in (1, 2, 3)), strict=True)))
+    else:
+        assert FUNCTION_OPS[function] == (first[0] + second[0], 0)
 
 
 @pytest.mark.parametrize(("chip", "words"), [
