@@ -76,7 +76,7 @@ def test_of_units_that_came_as_far_it_is_no_chance_whose_pace_is_taken() -> None
     stream = [at_ps + at_ps // 1000 for at_ps in lanes]
     notes = [Note(k, stream[k], {}, {LANES: k, STREAM: k}, {STREAM: 3}, frozenset(), {"energy": 10.0 * k, "at": k})
              for k in range(2, PERIODS, 6)]
-    one, other = (pace_of(came, notes, INTERVAL_PS, spent, None, {LANES: 0, STREAM: 0})
+    one, other = (pace_of(came, notes, INTERVAL_PS, spent, None, {LANES: 0, STREAM: 0}, wanted_of(RECORDS))
                   for came in ({LANES: lanes, STREAM: stream}, {STREAM: stream, LANES: lanes}))
     assert one is not None
     assert other is not None
