@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ def _dataflow(plan: GemmPlan, site: Site) -> str:
 
 def _costs_data(costs: Mapping[str, float], plan: GemmPlan, site: Site) -> dict[str, Any]:
     clock_hz = site.target.array.clock_hz if plan.unit == site.target.mxu else site.target.lanes.clock_hz
-    return {"cycles": round(costs["seconds"] * clock_hz), "seconds": costs["seconds"], "energy_j": costs["energy_j"],
+    cycles = round(costs["seconds"] * clock_hz) if costs["seconds"] < math.inf else None    # the tiler refuses what cannot run
+    return {"cycles": cycles, "seconds": costs["seconds"], "energy_j": costs["energy_j"],
             "arrays_s": costs["arrays_s"], "lanes_s": costs["lanes_s"], "memory_s": costs["memory_s"], "fill_s": costs["fill_s"],
             "drain_s": costs["drain_s"], "records": int(costs["records"]),
             "dram_bytes": {"a": int(costs["a_bytes"]), "b": int(costs["b_bytes"]), "c": int(costs["c_bytes"])},

@@ -25,7 +25,7 @@ from .constraints import Constraints
 from .exchange import lower_collective
 from .gemm import choose_plan, lower_gemm, weight_layout
 from .images import filter_layout, lower_conv, lower_pool
-from .placement import Residents, Uses, choose_residents, place_tensors
+from .placement import Residents, Uses, choose_residents, place_tensors, refuse_too_large
 from .rates import rates_of
 from .recurrent import lower_lstm_cell
 from .routing import lower_combine, lower_dispatch
@@ -105,6 +105,7 @@ def map_to_target(
     _check_formats(ops, target)
     appends = appends_of(ops)
     uses = [_uses(op, appends, attention) for op in ops]
+    refuse_too_large(uses, target)
     site = Site(target, share_out(target.sram_bytes, 0, False, target.shares), attention,
                 None if token_ids is None else tuple(token_ids), objective, len(ops) > 1, constraints or Constraints())
     residents, site = _share_out(ops, uses, site)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..sim.errors import ConfigError
@@ -97,7 +97,7 @@ def _fill(known: list[Life], steps: int, limit_bytes: int) -> tuple[dict[str, Li
 
 
 def place_tensors(
-    uses: Sequence[Uses], residents: Mapping[str, Life], layouts: Mapping[str, Blocked], target: Target,
+    uses: Sequence[Uses], residents: Container[str], layouts: Mapping[str, Blocked], target: Target,
 ) -> dict[str, TensorPlace]:
     """Every tensor's place, in order of first use: residents in the scratchpad, the rest one after the other in DRAM.
 
@@ -121,6 +121,11 @@ def place_tensors(
     if next_address > target.memory_bytes:
         _refuse(places, next_address, target)
     return places
+
+
+def refuse_too_large(uses: Sequence[Uses], target: Target) -> None:
+    """A ConfigError where what cannot stay on chip is more than the DRAM holds: said before any search of mappings."""
+    place_tensors(uses, {t.name for use in uses for t in use.all if t.role == "activation"}, {}, target)
 
 
 def _refuse(places: Mapping[str, TensorPlace], wanted_bytes: int, target: Target) -> None:

@@ -169,7 +169,8 @@ def _evaluated(plans: Plans, task: GemmTask, site: Site) -> tuple[Plans, Estimat
 def _by_estimate(plans: Plans, costs: Estimate, task: GemmTask, site: Site) -> npt.NDArray[np.int64]:
     """The order of *plans*: the best first, of those that the estimate cannot tell apart the one that moves the least."""
     scores = costs.score(site)
-    steps = np.floor(np.log(scores / scores.min()) / _ALIKE) if len(scores) else scores
+    with np.errstate(invalid="ignore"):                                # where no plan can run, the lowering says so
+        steps = np.floor(np.log(scores / scores.min()) / _ALIKE) if len(scores) else scores
     return np.lexsort((_weight(plans, costs, task, site), steps))
 
 
@@ -223,6 +224,7 @@ def _runner_up(plans: Plans, scores: Floats, weights: Floats, best: int, site: S
     """The best plan of another structure than plan *best* (unit, loop order, what is held or stationary, split of k), its twins of
     the very same costs left out."""
     codes = structures(plans)
-    twins = (np.abs(scores / scores[best] - 1) < _TWINS) & (np.abs(weights - weights[best]) < _TWINS)
+    with np.errstate(invalid="ignore"):
+        twins = (np.abs(scores / scores[best] - 1) < _TWINS) & (np.abs(weights - weights[best]) < _TWINS)
     others = np.flatnonzero((codes != codes[best]) & ~twins & np.isfinite(scores))
     return _lightest(others[scores[others] <= scores[others].min() * (1 + _equal(site))], weights) if len(others) else None

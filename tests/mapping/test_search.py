@@ -27,6 +27,7 @@ from tilesim.sim.dtypes import DTYPES
 from tilesim.sim.errors import ConfigError
 from tilesim.sim.program import TileProgram
 from tilesim.workloads import single
+from tilesim.workloads.graph import OperatorGraph
 
 MakeTarget = Callable[..., Target]
 Check = Callable[..., TileProgram]
@@ -272,3 +273,18 @@ def test_least_energy_is_least_when_simulated(chip: str, shape: tuple[int, int, 
         assert predicted["sram_bytes"] == scratchpad.read_bytes + scratchpad.written_bytes
         assert predicted["energy_j"] == pytest.approx(report.energy_j, rel=0.1)
     assert joules["energy"] <= 1.01 * min(joules.values())
+
+
+@pytest.mark.parametrize("graph", [single.gemm(64, 64, 64), single.lstm(2, 5, 6)], ids=["gemm", "lstm"])
+@pytest.mark.filterwarnings("error")
+def test_a_product_of_which_no_tile_fits_is_refused_with_the_capacity_that_mends_it(graph: OperatorGraph) -> None:
+    machine = load_machine("hbm-npu", ("parts.scratchpad.capacity=200 B",))
+    with pytest.raises(ConfigError, match=r"smallest tiles want .*\n.*set parts.scratchpad.capacity to at least"):
+        run_graph(machine, graph, "case", 0, {})
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_no_memory_could_hold_is_refused_before_any_search() -> None:
+    """Sizes whose products pass 64 bits never reach the arithmetic of the search."""
+    with pytest.raises(ConfigError, match="the run wants 600000000098304 bytes of 'hbm'"):
+        map_graph(single.gemm(10**7, 10**7, 10**7), load_machine("hbm-npu"))
