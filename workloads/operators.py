@@ -160,9 +160,12 @@ class Attention(Operator):
     scale: float
 
     def operand_elements(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if self.heads % self.kv_heads or self.q_tokens > self.kv_tokens:
-            raise ConfigError(f"attention {self.name}: heads must be a multiple of kv_heads, and q_tokens at most kv_tokens",
-                              key=self.name)
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"{self.name}: {self.heads} heads are no multiple of kv_heads, {self.kv_heads}", key="kv_heads",
+                              value=self.kv_heads, allowed=tuple(str(n) for n in range(1, self.heads + 1) if self.heads % n == 0))
+        if self.q_tokens > self.kv_tokens:
+            raise ConfigError(f"{self.name}: {self.q_tokens} query tokens are more than the {self.kv_tokens} tokens attended to, "
+                              "of which they are the last", key="q_tokens", value=self.q_tokens)
         if self.window is not None and self.window < 1:
             raise ConfigError(f"attention {self.name}: window is {self.window}; a positive integer or None is wanted",
                               key="window", value=self.window)

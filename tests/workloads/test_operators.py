@@ -126,8 +126,8 @@ def test_signature_forgets_names_and_layers_but_not_shapes_formats_or_sharing() 
 BAD_OPERATORS: list[tuple[Callable[[], object], str]] = [
     (lambda: single.gemm(0, 4, 4), "m is 0"),
     (lambda: single.gemm(4, -4, 4), "n is -4"),
-    (lambda: single.attention(6, 8, 1, 4, kv_heads=4), "multiple of kv_heads"),
-    (lambda: single.attention(4, 8, 9, 4), "at most kv_tokens"),
+    (lambda: single.attention(6, 8, 1, 4, kv_heads=4), "6 heads are no multiple of kv_heads, 4"),
+    (lambda: single.attention(4, 8, 9, 4), "9 query tokens are more than the 4"),
     (lambda: single.attention(4, 8, 1, 4, window=0), "window"),
     (lambda: single.gemm(4, 4, 4, weights="int5"), "no number format"),
     (lambda: Gemm(name="g", inputs=(Tensor("a", (2, 2), BF16, "input"),) * 2, outputs=(Tensor("c", (2, 2), BF16, "output"),),
