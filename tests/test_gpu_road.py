@@ -19,7 +19,7 @@ from tilesim.sim.report import Report
 from tilesim.validation.gpu_models import Engine, step
 from tilesim.validation.gpu_shapes import SHAPES
 from tilesim.workloads import single
-from tilesim.workloads.graph import OperatorGraph, program_order
+from tilesim.workloads.graph import OperatorGraph, program_order, totals
 from tilesim.workloads.model import ModelConfig
 from tilesim.workloads.single import single_operator
 
@@ -76,6 +76,8 @@ def check_laws(report: Report, graph: OperatorGraph) -> None:
     assert dram.read_bytes == sum(op.read_bytes for op in report.operators)
     assert dram.written_bytes == sum(op.write_bytes for op in report.operators)
     assert dram.read_bytes + dram.written_bytes >= report.bounds.compulsory_bytes
+    ranks = report.config["machine"]["gpus"]                # each of them rounds each kernel's share down
+    assert dram.written_bytes >= sum(totals(graph).external_written_bytes.values()) - ranks * len(report.operators)
     assert all(op.read_bytes >= 0 and op.write_bytes >= 0 for op in report.operators)
     assert report.energy_j == pytest.approx(sum(report.energy_by_component.values()))
     for line in report.energy_lines:
