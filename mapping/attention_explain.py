@@ -12,10 +12,21 @@ from .attention_space import AttentionTask
 from .attention_tiles import AttentionTile
 from .search import EQUAL
 
+#: What notes say of the cascade; the last one of designs on two arrays alone.
+CASCADE_KEYS = frozenset({"cascade", "key_passes", "carried", "cascade_least_bytes"})
+
 
 def cascade_notes(passes: Passes) -> dict[str, Any]:
     """What is computed, how often it passes over the keys, and what it carries from pass to pass for each of them."""
     return {"cascade": passes.cascade.name, "key_passes": passes.count, "carried": list(passes.carried)}
+
+
+def cascade_line(notes: Mapping[str, Any]) -> str:
+    """The notes of :func:`cascade_notes` in words."""
+    times = "1 pass" if notes["key_passes"] == 1 else f"{notes['key_passes']} passes"
+    kept = f"{' and '.join(notes['carried'])} live as whole rows" if notes["carried"] else "a tile of scores is all that is live"
+    least = f"; it moves {si_text(notes['cascade_least_bytes'], 'B')} or more" if "cascade_least_bytes" in notes else ""
+    return f"cascade {notes['cascade']}: {times} over the keys, {kept}{least}"
 
 
 def attention_notes(choice: AttentionChoice, task: AttentionTask) -> dict[str, Any]:
@@ -72,9 +83,7 @@ def attention_lines(notes: Mapping[str, Any]) -> Iterator[str]:
     heads = notes["heads_tile"]
     yield (f"{'  ' * len(loops)}{notes['unit']}: {heads} × [{m}, {width}]·[{width}, {keys}], online softmax on the lanes, "
            f"{heads} × [{m}, {keys}]·[{keys}, {width}]")
-    times = "1 pass" if notes["key_passes"] == 1 else f"{notes['key_passes']} passes"
-    kept = f"{' and '.join(notes['carried'])} live as whole rows" if notes["carried"] else "a tile of scores is all that is live"
-    yield f"cascade {notes['cascade']}: {times} over the keys, {kept}"
+    yield cascade_line(notes)
     yield (f"bytes   DRAM: q {si_text(dram['q'], 'B')}, K and V {si_text(dram['kv'], 'B')} read, out {si_text(dram['out'], 'B')} "
            f"written; scratchpad: {si_text(cost['sram_bytes'], 'B')}")
     yield (f"predicted {si_text(cost['seconds'], 's')}: arrays {si_text(cost['arrays_s'], 's')}, "

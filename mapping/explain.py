@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..sim.units import si_text
-from .attention_explain import attention_lines
+from .attention_explain import CASCADE_KEYS, attention_lines, cascade_line
 from .gemm_space import GemmPlan, GemmTask
 from .search import EQUAL, Choice
 from .target import Site
@@ -65,7 +65,9 @@ def _why(choice: Choice) -> str:
 def explain(name: str, notes: Mapping[str, Any]) -> str:
     """The text of one operator's mapping: loop nest, bytes by level, predicted cycles, the runner-up and why it lost."""
     if "extents" not in notes:
-        return f"{name}: " + ", ".join(f"{key} {value}" for key, value in notes.items())
+        plain = {key: value for key, value in notes.items() if key not in CASCADE_KEYS}
+        text = f"{name}: " + ", ".join(f"{key} {value}" for key, value in plain.items())
+        return f"{text}\n  {cascade_line(notes)}" if "cascade" in notes else text
     lines = attention_lines(notes) if "style" in notes else _lines(notes)
     return "\n".join([f"{name}:", *(f"  {line}" for line in lines)])
 

@@ -178,6 +178,12 @@ def test_the_cascade_is_printed_beside_the_io_bound(chip: str, words: str, capsy
         assert "cascade one-pass (online) softmax: 1 pass over the keys, a tile of scores is all that is live" in shown
 
 
+def test_unfused_attention_explains_its_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["attention", "--heads", "2", "--head-dim", "16", "--q", "32", "--context", "32"]
+    assert main(["op", "--arch", "hbm-npu", "--attention", "unfused", "--explain", *shape]) == 0
+    assert "cascade three-pass softmax: 3 passes over the keys, QK and SN live as whole rows" in capsys.readouterr().out
+
+
 def test_the_report_carries_it() -> None:
     report = run_graph(find_machine("fusemax"), single.attention(12, 64, 4096, 4096, causal=False), "case", 0, {})
     mapping = json.loads(report.to_json())["operators"][0]["mapping"]
