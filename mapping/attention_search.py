@@ -165,7 +165,7 @@ def _won(tiles: Sequence[AttentionTile], costs: AttentionEstimate, has_rule: boo
         best = 0                                       # nothing is gained by leaving the rule
     # More transfers wait for the memory more often, and the timeline knows its mean latency alone: less than that is no gain.
     more = costs.records[best] > costs.records[0]
-    if has_rule and more and costs.seconds[0] - costs.seconds[best] < site.target.rates.latency_s:
+    if site.objective == "latency" and has_rule and more and costs.seconds[0] - costs.seconds[best] < site.target.rates.latency_s:
         best = 0
     with np.errstate(invalid="ignore"):                # where no tile can run, the lowering says so
         twins = (np.abs(scores - scores[best]) < _TWINS * scores[best]) & (np.abs(weights - weights[best]) < _TWINS)

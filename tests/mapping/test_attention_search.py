@@ -21,7 +21,7 @@ from tilesim.mapping.attention_tiles import AttentionTile, Heads, rule_tile
 from tilesim.mapping.attention_timeline import judge
 from tilesim.mapping.constraints import AttentionConstraints, Constraints, load_constraints
 from tilesim.mapping.mapper import map_graph, target_of
-from tilesim.mapping.target import Rates, Site, Target, share_out
+from tilesim.mapping.target import Objective, Rates, Site, Target, share_out
 from tilesim.mapping.tiles import Operand
 from tilesim.memory.ideal import IdealMemoryConfig
 from tilesim.sim.dtypes import DTYPES
@@ -182,6 +182,20 @@ def test_objectives_do_what_they_say() -> None:
         costs[objective] = program.steps[0].segment.notes["predicted"]
     assert costs["latency"]["seconds"] <= 1.005 * min(cost["seconds"] for cost in costs.values())
     assert costs["energy"]["energy_j"] <= 1.005 * min(cost["energy_j"] for cost in costs.values())
+
+
+@pytest.mark.parametrize("objective", ["energy", "edp"])
+@pytest.mark.parametrize("heads", [Heads(2, 3, 1, 2, 1, 1), Heads(2, 1, 2, 2, 1, 7), Heads(1, 4, 2, 16, 1, 40)], ids=str)
+def test_time_that_is_no_gain_keeps_no_tile_that_costs_energy(heads: Heads, objective: Objective) -> None:
+    """Where all tiles take about the time of one load, the objective is still what decides: lanes that do not pad save energy."""
+    machine = load_machine("hbm-npu", ("parts.mxu.rows=4", "parts.mxu.cols=4", "parts.mxu.arrays=1", "parts.vpu.lanes=8",
+                                       "parts.scratchpad.capacity=16 KiB"))
+    target = target_of(machine, 1 << 16)
+    site = Site(target, share_out(target.sram_bytes, 0, True), objective=objective)
+    task = AttentionTask(heads, True, None, None, BF16, BF16, BF16, False, False, False)
+    choice = choose_attention(task, rule_of(task, site), site, AttentionConstraints(search="exhaustive"))
+    every = timed(every_tile(task, site, {}), task, site).score(site)
+    assert timed([choice.tile], task, site).score(site)[0] <= every.min() * 1.0051
 
 
 def test_choices_are_the_same_every_time() -> None:
