@@ -16,10 +16,12 @@ from tilesim.arch.machine import MachineConfig, load_machine
 from tilesim.arch.run_counts import ProgramRun
 from tilesim.arch.tile_loops import LoopFinder, TileLoop, least_times
 from tilesim.mapping.mapper import map_graph
-from tilesim.sim.program import Segment, TileProgram
+from tilesim.sim.dtypes import DTYPES
+from tilesim.sim.program import Pool, Segment, SegmentBuilder, Step, TensorPlace, TileProgram, view_of, whole
 from tilesim.workloads.graph import OperatorGraph
 from tilesim.workloads.single import single_operator
 
+BF16 = DTYPES["bf16"]
 UNREFRESHED = "parts.hbm.controller.refresh=none"
 
 
@@ -167,3 +169,29 @@ def test_records_of_a_loop_are_alike_a_period_apart() -> None:
 def test_few_tiles_are_no_loop() -> None:
     config = machine(sram_kib=1024)
     assert loops(map_graph(gemm(64, 64, 64), config), config)[1] == ()
+
+
+def streamed(periods: int, read_late: int) -> TileProgram:
+    """A tile loaded, copied by the lanes and stored, so many times; behind them the lanes read result *read_late* again."""
+    size, builder = 64, SegmentBuilder("streamed", 2)
+    results = []
+    for _ in range(periods):
+        tile = builder.buffer("tile", "stream", size, BF16)
+        results.append(builder.buffer("result", "vector", size, BF16))
+        builder.load("dma.stream", 0, whole(2 * size), tile)
+        builder.compute("vpu", "copy", (view_of((size,), buffer=tile),), (view_of((size,), buffer=results[-1]),))
+        builder.store("dma.store", 1, whole(2 * size), view_of((size,), buffer=results[-1]))
+    again = builder.buffer("again", "vector", size, BF16)
+    builder.compute("vpu", "copy", (view_of((size,), buffer=results[read_late]),), (view_of((size,), buffer=again),))
+    tensors = (TensorPlace("x", (size,), BF16, "input", "hbm", 0, 2 * size),
+               TensorPlace("y", (size,), BF16, "output", "hbm", 1 << 20, 2 * size))
+    pools = (Pool("stream", "scratchpad", 1 << 20), Pool("vector", "scratchpad", 1 << 20))
+    return TileProgram(tensors, pools, {"scratchpad": 0}, (Step("streamed", "elementwise", builder.build(), (0, 1), ((), ())),))
+
+
+@pytest.mark.parametrize(("read_late", "is_loop"), [(99, True), (98, True), (96, False), (60, False)])
+def test_a_loop_holds_no_buffer_that_is_read_long_behind_it(read_late: int, is_loop: bool) -> None:
+    """Buffers of the last periods stand in for those left out; which of them an older one would be could not be told."""
+    _, found = loops(streamed(100, read_late), load_machine("hbm-npu"))
+    assert bool(found) == is_loop
+    assert all(loop.times >= 99 for loop in found)

@@ -18,6 +18,7 @@ from tilesim.memory.kernel_equal import find_equals
 from tilesim.memory.options import ControllerConfig
 from tilesim.memory.power import command_energy
 from tilesim.memory.standard import load_memory
+from tilesim.memory.traffic import Traffic
 from tilesim.sim.errors import ConfigError
 
 QUIET = ControllerConfig(refresh="none")
@@ -339,3 +340,16 @@ def test_debt_of_refreshes_reaches_what_may_be_postponed_under_load() -> None:
         _, dram = run(config("ddr4-2400", controller=ControllerConfig(refresh_postponed_max=postponed)), jobs)
         owed[postponed] = dram.counters()["refreshes_owed_max"]
     assert owed == {0: 1, 2: 3, 8: 9}
+
+
+@pytest.mark.parametrize("refresh", ["all_bank", "per_bank"])
+def test_time_that_is_passed_over_owes_its_refreshes(refresh: str) -> None:
+    """Twelve intervals and a bit, of two periods in which none fell: one refresh of each scope for each interval all the same."""
+    _, dram = run(config(controller=ControllerConfig(refresh=refresh)), [(0, [(0, 4096)], False)])
+    note, tables = dram.counted(1_000_000), dram.tables
+    command = dram.config.device.standard.by_role("refresh_all" if refresh == "all_bank" else "refresh_bank")
+    before = dram.counters()["commands"][command]
+    passed_ps = dram.clock.ps_of(12 * int(tables.params[at.P_REFI]) + 5)
+    dram.replay(note, {**note, "at_ps": note["at_ps"] + 1000}, 1, Traffic(), 2, passed_ps)
+    scopes = int(tables.params[at.P_SCOPES]) * dram.config.channels
+    assert 12 * scopes <= dram.counters()["commands"][command] - before <= 13 * scopes
