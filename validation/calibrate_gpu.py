@@ -17,13 +17,15 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..arch.gpu_config import DEVICE_FOLDER, Gpu, GpuArchitecture, shipped_gpus
 from ..sim import yaml_reader
-from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, RawRow, lacking, metered_w, number, predict_group, read_table, split_by
+from .gpu_meter import METER_FILE, SCORED_FROM_US, Meter, fit_meter, meter_text, metered_w
+from .gpu_rows import KERNEL_OPS, MEASURED_COLUMNS, RawRow, lacking, number, predict_group, read_table, split_by
 
 #: Flags of rows that no hardware model should be fitted to (contract of `tilesim validate`).
 SKIPPED_FLAGS = ("launch_overhead", "coarse_1us", "active_experts_uncertain", "extrapolated_from_one_layer")
@@ -35,8 +37,6 @@ _MEDIAN_WEIGHT = 0.25
 _POWER_WEIGHT = 2.0
 #: Rows below 20 µs are nearly all overhead: they weigh half.
 _SHORT_ROW_US, _SHORT_ROW_WEIGHT = 20.0, 0.5
-#: Power readings of shorter kernels are unreliable (sensor window; reference README).
-_POWER_FROM_US = 100.0
 #: Rows that the prior of a constant weighs as much as, one spread away from it.
 _PRIOR_ROWS = 0.5
 _STEPS = (2.5, 1.5, 1.2, 1.08, 1.03)
@@ -154,7 +154,7 @@ def calibration_rows(tables: Iterable[Sequence[dict[str, str]]]) -> list[dict[st
 
 
 def is_power(row: RawRow) -> bool:
-    return number(row, "power_w") > 0 and number(row, "median_us", 0.0) >= _POWER_FROM_US
+    return number(row, "power_w") > 0 and number(row, "median_us", 0.0) >= SCORED_FROM_US
 
 
 def row_loss(rows: Sequence[RawRow], seconds: np.ndarray, power_w: np.ndarray) -> np.ndarray:
@@ -175,16 +175,17 @@ def row_loss(rows: Sequence[RawRow], seconds: np.ndarray, power_w: np.ndarray) -
 class Calibration:
     """The rows of one architecture, grouped for evaluation, and the search over its constants."""
 
-    def __init__(self, architecture: GpuArchitecture, rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> None:
+    def __init__(self, architecture: GpuArchitecture, rows: Sequence[RawRow], gpus: Mapping[str, Gpu], meter: Meter) -> None:
         self.prior = architecture
         self.rows = rows
+        self.meter = meter
         self.groups = [(gpus[device], op, dtype, members)
                        for (device, op, dtype), members in split_by(rows, "device", "op", "dtype").items()]
 
     def loss(self, architecture: GpuArchitecture, parameter: Parameter | None = None) -> float:
         """Mean loss over the rows that show *parameter* (all rows without it) and the priors."""
         losses = [
-            row_loss(members, time.seconds, metered_w(gpu, time, members))
+            row_loss(members, time.seconds, metered_w(gpu, time, members, self.meter))
             for gpu, op, dtype, members in self.groups
             if parameter is None or (op in parameter.ops and (not parameter.dtypes or dtype in parameter.dtypes))
             for time in [predict_group(replace(gpu, architecture=architecture), op, dtype, members)]
@@ -238,13 +239,13 @@ def rows_by_architecture(rows: Iterable[RawRow], gpus: Mapping[str, Gpu]) -> dic
     return dict(result)
 
 
-def fit_all(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> dict[str, GpuArchitecture]:
+def fit_all(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], meter: Meter) -> dict[str, GpuArchitecture]:
     """Every architecture that has rows, fitted to them; what they do not show is that of the one with the same SMs."""
     by_architecture = rows_by_architecture(rows, gpus)
     fitted = {}
     for name, members in by_architecture.items():
         prior = next(g.architecture for g in gpus.values() if g.architecture.name == name)
-        fitted[name] = Calibration(prior, members, gpus).fit()
+        fitted[name] = Calibration(prior, members, gpus, meter).fit()
     kin = {name: SAME_SMS.get(name, "") for name in fitted}
     return {name: completed(architecture, by_architecture[name], fitted.get(kin[name]), by_architecture.get(kin[name], []))
             for name, architecture in fitted.items()}
@@ -267,16 +268,16 @@ def completed(
 
 
 def predict(
-    rows: Sequence[RawRow], gpus: Mapping[str, Gpu], architectures: Mapping[str, GpuArchitecture],
+    rows: Sequence[RawRow], gpus: Mapping[str, Gpu], architectures: Mapping[str, GpuArchitecture], meter: Meter,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and board watts of *rows* with other constants for the architectures in *architectures*."""
+    """Seconds and metered watts of *rows* with other constants for the architectures in *architectures*."""
     index = {id(row): i for i, row in enumerate(rows)}
     seconds, watts = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     for (device, op, dtype), members in split_by(rows, "device", "op", "dtype").items():
         gpu = gpus[device]
         gpu = replace(gpu, architecture=architectures.get(gpu.architecture.name, gpu.architecture))
         places, time = [index[id(row)] for row in members], predict_group(gpu, op, dtype, members)
-        seconds[places], watts[places] = time.seconds, metered_w(gpu, time, members)
+        seconds[places], watts[places] = time.seconds, metered_w(gpu, time, members, meter)
     return seconds, watts
 
 
@@ -328,7 +329,7 @@ def parameter_table(architectures: Mapping[str, GpuArchitecture]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ablation(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture]) -> str:
+def ablation(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture], meter: Meter) -> str:
     """What each constant buys: the error of its operators' rows with that constant back at its prior."""
     lines = ["| constant | operators | MAPE fitted % | MAPE at prior % |", "|---|---|---|---|"]
     for parameter in PARAMETERS:
@@ -340,7 +341,7 @@ def ablation(rows: Sequence[RawRow], gpus: Mapping[str, Gpu], fitted: Mapping[st
         for name, architecture in fitted.items():
             prior = parameter.get(next(g.architecture for g in gpus.values() if g.architecture.name == name))
             without[name] = architecture if prior is None else parameter.set(architecture, prior)
-        shown = [_mape(members, predict(members, gpus, table)[0]) for table in (fitted, without)]
+        shown = [_mape(members, predict(members, gpus, table, meter)[0]) for table in (fitted, without)]
         ops = parameter.ops[0] if len(parameter.ops) == 1 else "several"
         lines.append(f"| {parameter.name} | {ops} {' '.join(parameter.dtypes)} | {shown[0]:.1f} | {shown[1]:.1f} |")
     return "\n".join(lines) + "\n"
@@ -351,16 +352,19 @@ def _mape(rows: Sequence[RawRow], seconds: np.ndarray) -> float:
 
 
 def _settle(
-    gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture], devices: Mapping[str, Sequence[str]], *, write: bool,
+    gpus: Mapping[str, Gpu], fitted: Mapping[str, GpuArchitecture], devices: Mapping[str, Sequence[str]], meter: Meter, *,
+    write: bool,
 ) -> int:
     """Write the constants of *fitted*, and of those who borrow them, or say which files would change; 1 if any would."""
     others = {g.architecture.name: g.architecture for g in gpus.values() if g.architecture.name not in fitted}
     settled = dict(fitted) | {name: borrowed(architecture, fitted[NEAREST[name]]) for name, architecture in others.items()}
     stale = []
-    for name, architecture in sorted(settled.items()):
-        path = DEVICE_FOLDER / "architectures" / f"{name}.yaml"
+    files = {DEVICE_FOLDER / "architectures" / f"{name}.yaml": partial(
+                calibrated_text, architecture=one, devices=devices.get(name, ()))
+             for name, one in sorted(settled.items())} | {METER_FILE: partial(meter_text, meter=meter)}
+    for path, renewed in files.items():
         text = path.read_text(encoding="utf-8")
-        if (new := calibrated_text(text, architecture, devices.get(name, ()))) == text:
+        if (new := renewed(text)) == text:
             continue
         if write:
             path.write_text(new, encoding="utf-8")
@@ -382,13 +386,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = read_reference(options.reference)
     by_architecture = rows_by_architecture(rows, gpus)
     known = [row for row in rows if row["device"] in gpus]
-    fitted = fit_all(known, gpus)
-    out = sys.stdout.write
-    out(parameter_table(fitted) + "\n")
+    meter = fit_meter(known, gpus)
+    fitted = fit_all(known, gpus, meter)
+    sys.stdout.write(parameter_table(fitted) + "\n")
     if options.ablate:
-        out(ablation(known, gpus, fitted))
+        sys.stdout.write(ablation(known, gpus, fitted, meter))
     if options.write or options.check:
-        return _settle(gpus, fitted, {name: [row["device"] for row in members] for name, members in by_architecture.items()},
+        return _settle(gpus, fitted, {name: [row["device"] for row in members] for name, members in by_architecture.items()}, meter,
                        write=options.write)
     return 0
 

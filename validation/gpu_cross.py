@@ -28,6 +28,7 @@ from .calibrate_gpu import (
     with_priors,
 )
 from .contract import Row, compare
+from .gpu_meter import fit_meter
 from .gpu_rows import VECTOR_OPS, RawRow, number
 
 _FOLDS = 5
@@ -48,9 +49,11 @@ def cross_validated(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> tuple[np
     folds = np.array([fold_of(row) for row in rows])
     seconds, watts = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     for fold in sorted(set(folds)):
-        fitted = fit_all([row for row, f in zip(rows, folds, strict=True) if f != fold], gpus)
+        others = [row for row, f in zip(rows, folds, strict=True) if f != fold]
+        meter = fit_meter(others, gpus)
+        fitted = fit_all(others, gpus, meter)
         held = [row for row, f in zip(rows, folds, strict=True) if f == fold]
-        seconds[folds == fold], watts[folds == fold] = predict(held, gpus, fitted)
+        seconds[folds == fold], watts[folds == fold] = predict(held, gpus, fitted, meter)
     return seconds, watts
 
 
@@ -66,6 +69,7 @@ def leave_one_device_out(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.
     keys = [twin_key(gpus[row["device"]]) for row in rows]
     seconds = np.full(len(rows), np.nan)
     donors: dict[str, GpuArchitecture] = {}
+    meter = fit_meter(rows, gpus)               # says what watts were read, and is no constant of a board
     for key in dict.fromkeys(keys):
         places = [i for i, other in enumerate(keys) if other == key]
         board = gpus[rows[places[0]]["device"]]
@@ -74,13 +78,13 @@ def leave_one_device_out(rows: Sequence[RawRow], gpus: Mapping[str, Gpu]) -> np.
         donor = SAME_SMS.get(name, "") if siblings else NEAREST[name]
         if donor and donor not in donors:
             prior = next(g.architecture for g in gpus.values() if g.architecture.name == donor)
-            donors[donor] = Calibration(prior, by_architecture.get(donor, []), gpus).fit()
+            donors[donor] = Calibration(prior, by_architecture.get(donor, []), gpus, meter).fit()
         if siblings:
-            fitted = Calibration(board.architecture, siblings, gpus).fit()
+            fitted = Calibration(board.architecture, siblings, gpus, meter).fit()
             constants = completed(fitted, siblings, donors.get(donor), by_architecture.get(donor, []))
         else:
             constants = borrowed(board.architecture, donors[donor])
-        seconds[places] = predict([rows[i] for i in places], gpus, {name: constants})[0]
+        seconds[places] = predict([rows[i] for i in places], gpus, {name: constants}, meter)[0]
     return seconds
 
 

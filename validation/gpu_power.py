@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from ..arch.gpu_collectives import OPERATIONS
 from ..arch.gpu_config import Gpu
 from .contract import Row, compare, skip
-from .gpu_rows import KERNEL_OPS, UNPREDICTABLE, RawRow, metered_w, note, number, predict_kernels
+from .gpu_meter import SCORED_FROM_US, metered_w, shipped_meter
+from .gpu_rows import KERNEL_OPS, UNPREDICTABLE, RawRow, note, number, predict_kernels
 
 TOLERANCE_PCT = 10.0
 #: Times of these kernels, reported apart: one run of one framework each, and the host paces the smaller 8-bit products (50, 75
 #: and 150 µs whatever the shape).
 TIME_TOLERANCE_PCT = 20.0
-#: Readings of shorter kernels are reported apart: the sensor samples a quarter of the time (arXiv 2312.02741).
-_FROM_US = 100.0
 
 
 def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], reasons: Mapping[str, str | None]) -> list[Row]:
@@ -25,8 +24,8 @@ def power_rows(table: Sequence[RawRow], gpus: Mapping[str, Gpu], reasons: Mappin
     kernels = [raw for raw in metered if reasons[raw["row_id"]] is None]
     for raw, time in zip(kernels, predict_kernels(kernels, gpus.__getitem__), strict=True):
         assert time is not None
-        short = "" if number(raw, "median_us", 0.0) >= _FROM_US else ":lt100us"
-        watts = float(metered_w(gpus[raw["device"]], time, [raw])[0])
+        short = "" if number(raw, "median_us", 0.0) >= SCORED_FROM_US else ":lt100us"
+        watts = float(metered_w(gpus[raw["device"]], time, [raw], shipped_meter())[0])
         rows.append(compare(raw["row_id"], f"power:{raw['op']}{short}", number(raw, "power_w"), watts, TOLERANCE_PCT,
                             device=raw["device"], dtype=raw["dtype"]))
         rows.append(compare(raw["row_id"], f"metered:{raw['op']}{short}", number(raw, "median_us"), float(time.seconds[0]) * 1e6,

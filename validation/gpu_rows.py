@@ -135,15 +135,6 @@ def take(time: KernelTime, index: int) -> KernelTime:
                         for name in KernelTime.__slots__))
 
 
-def metered_w(gpu: Gpu, time: KernelTime, rows: Sequence[RawRow]) -> np.ndarray:
-    """Board power of *rows* over their own measured periods: a meter averages over a loop of calls, and where the host paces the
-    loop the board idles between its kernels."""
-    period_s = np.array([number(row, "median_us", 0.0) for row in rows]) * 1e-6
-    above_idle_j = time.energy_j - gpu.device.idle_power_w * time.seconds
-    watts: np.ndarray = gpu.device.idle_power_w + above_idle_j / np.maximum(time.seconds, period_s)
-    return watts
-
-
 def predict_group(gpu: Gpu, op: str, dtype: str, rows: Sequence[RawRow]) -> KernelTime:
     """Predict *rows*, all of one board, operator and format."""
     column = _Columns(rows)

@@ -13,6 +13,7 @@ from tilesim.validation.calibrate_gpu import fit_all, with_priors
 from tilesim.validation.calibrate_hosts import fit, mean_error, rows_by_constant
 from tilesim.validation.gpu_cross import cross_validated, fold_of, leave_one_device_out, twin_key
 from tilesim.validation.gpu_hosts import hosts
+from tilesim.validation.gpu_meter import shipped_meter
 from tilesim.validation.gpu_rows import is_warm, lacking
 
 SHAPES = [(1, 4096, 4096), (64, 4096, 4096), (512, 4096, 11008), (2048, 8192, 4096), (8192, 4096, 4096), (300, 1000, 9000)]
@@ -65,7 +66,7 @@ def test_a_constant_that_no_row_shows_is_that_of_the_architecture_with_the_same_
     """fp32 products show Ada's launch and nothing of its 16-bit pipe, which RTX PRO 6000's rows do; and without those it stays."""
     gpus = with_priors(shipped_gpus())
     plain = [{**r, "dtype": "fp32"} for r in rows_of("L4", 1.0)]
-    alone, beside = (fit_all(rows, gpus) for rows in (plain, plain + rows_of("RTX-PRO-6000-Server", 2.0)))
+    alone, beside = (fit_all(rows, gpus, shipped_meter()) for rows in (plain, plain + rows_of("RTX-PRO-6000-Server", 2.0)))
     prior = next(g.architecture for g in gpus.values() if g.architecture.name == "ada")
     assert alone["ada"].matmul_efficiency["fp16"] == prior.matmul_efficiency["fp16"]
     assert beside["ada"].matmul_efficiency["fp16"] == beside["blackwell-rtx"].matmul_efficiency["fp16"]
