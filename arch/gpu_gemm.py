@@ -38,6 +38,13 @@ SIMT_SPLITS = (1, 2, 3)
 STAGE_K_BYTES = 128
 #: A split part shorter than this many stages is not offered.
 _SHORTEST_SPLIT_STAGES = 4
+#: Nor does SGEMM split reductions of about 1000, whose second kernel would cost what it saves: parts hold as many products as
+#: this at least. Read off measured rows of six architectures; 768 to 1024 fit them alike.
+_SHORTEST_SIMT_SPLIT = 1024
+#: Bytes of k in the slices that kernels without tensor cores work on: 8 products in fp32 (CUTLASS `simt_sgemm_128x128_8x2`). While
+#: one is multiplied the next one is loaded, and no further one (double buffer: Lai and Seznec, CGO 2013): a block that has an SM to
+#: itself waits for its loads where the products of a slice take less than they.
+_SIMT_SLICE_BYTES = 32.0
 #: fp32 kernels without tensor cores: threads along each side of a tile, and the products per operand load at which the
 #: lanes are full: 6 × 6 per thread and more (Volkov and Demmel, SC 2008; Lai and Seznec, CGO 2013, on register blocking).
 _SIMT_THREADS, _SIMT_FULL_RATIO = 16.0, 3.0
@@ -173,7 +180,10 @@ def _candidates(
     tiles_m, tiles_n = np.ceil(shapes.m / entries.tile_m), np.ceil(shapes.n / entries.tile_n)
     k_bytes = shapes.k * max(shapes.in_bytes, shapes.weight_bytes)
     stages_of_k = np.ceil(k_bytes / STAGE_K_BYTES)
-    split = np.minimum(entries.split, np.maximum(1.0, stages_of_k // _SHORTEST_SPLIT_STAGES))
+    shortest = float(_SHORTEST_SPLIT_STAGES)
+    if not gpu.runs_on_tensor_cores(dtype):
+        shortest = _SHORTEST_SIMT_SPLIT * max(shapes.in_bytes, shapes.weight_bytes) / STAGE_K_BYTES
+    split = np.minimum(entries.split, np.maximum(1.0, stages_of_k // shortest))
     steps = np.ceil(stages_of_k / split)
     blocks = shapes.batch * tiles_m * tiles_n * split
     core_s = _core_seconds(gpu, shapes, entries, dtype, steps, blocks)
@@ -223,6 +233,8 @@ def _core_seconds(
     resident = np.minimum(resident, per_sm)
     in_flight = np.clip(np.floor(architecture.shared_memory_per_sm_bytes / resident / step_bytes), 1.0,
                         architecture.pipeline_stages)
+    if not gpu.runs_on_tensor_cores(dtype):
+        in_flight = np.full_like(in_flight, _SIMT_SLICE_BYTES / STAGE_K_BYTES)
     latency_s = architecture.load_latency_us * 1e-6 / in_flight
 
     rounds = np.ceil(per_sm / resident)
