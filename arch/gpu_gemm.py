@@ -39,7 +39,7 @@ STAGE_K_BYTES = 128
 #: A split part shorter than this many stages is not offered.
 _SHORTEST_SPLIT_STAGES = 4
 #: Nor does SGEMM split reductions of about 1000, whose second kernel would cost what it saves: parts hold as many products as
-#: this at least. Read off measured rows of six architectures; 768 to 1024 fit them alike.
+#: this at least. Read off the measured rows of four architectures, Pascal to Ada; 768 to 1024 fit them alike.
 _SHORTEST_SIMT_SPLIT = 1024
 #: Bytes of k in the slices that kernels without tensor cores work on: 8 products in fp32 (CUTLASS `simt_sgemm_128x128_8x2`). While
 #: one is multiplied the next one is loaded, and no further one (double buffer: Lai and Seznec, CGO 2013): a block that has an SM to

@@ -3,8 +3,8 @@
 NVML's power on Hopper and Blackwell is a running mean over the last second (`nvmlDeviceGetPowerUsage`). The collector behind the
 power tables (aiconfigurator, `collector/helper.py`) reads it ten times a second during a loop of calls and notes the mean of the
 readings; the loop lasts a second, or as long as 3000 calls take if that is less. What the board did before the loop is therefore
-read with it, and of short kernels hardly anything else: decode kernels of 18–80 µs that stream at the full DRAM rate and kernels
-that move next to nothing read the same 250–400 W.
+read with it, and of short kernels hardly anything else: ten of fourteen decode kernels that stream for 18–97 µs read 173–397 W, as
+kernels do that move next to nothing.
 
 Before a loop of attention the board fills caches with random numbers; the watts of that are what kernels too short to count read. A
 loop of products follows one of the same weights with the next number of rows, which drew much the same: no state before it is told

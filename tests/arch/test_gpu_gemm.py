@@ -1,7 +1,9 @@
 """GEMM on a GPU: waves, split-K, warm L2, the power cap, each in one question."""
 
+from dataclasses import replace
+
 import pytest
-from tilesim.arch.gpu_config import find_gpu
+from tilesim.arch.gpu_config import Gpu, find_gpu
 from tilesim.arch.gpu_gemm import SIMT_SPLITS, gemm, gemm_work, menu
 
 
@@ -64,3 +66,25 @@ def test_where_batches_have_fewer_kernels_narrow_ones_pay_for_the_whole_tile() -
     assert float(gemm_work(padded, 512, 64, 512, batch=384, dtype="fp32").issued_flops[0]) == 2 * useful
     assert float(gemm_work(exact, 512, 64, 512, batch=384, dtype="fp32").issued_flops[0]) == useful
     assert float(gemm_work(padded, 65536, 64, 512, dtype="fp32").issued_flops[0]) == 2 * 65536 * 64 * 512
+
+
+def _with(name: str, **facts: object) -> Gpu:
+    gpu = find_gpu(name)
+    return replace(gpu, architecture=gpu.architecture.model_copy(update=facts))
+
+
+@pytest.mark.parametrize(("k", "is_split"), [(1024, False), (6144, True)])
+def test_sgemm_splits_long_reductions_alone(k: int, is_split: bool) -> None:
+    """64 tiles of 128 × 128 on the 108 SMs of an A100: thirds of 6144 products are worth a second pass, those of 1024 are not."""
+    free, unsplit = (float(gemm(gpu, 512, 2048, k, dtype="fp32").seconds[0])
+                     for gpu in (_with("a100-pcie-40gb"), _with("a100-pcie-40gb", no_split_k=("fp32",))))
+    assert (free < unsplit * 0.9) == is_split
+    assert is_split or free == unsplit
+
+
+def test_a_lone_block_of_sgemm_waits_for_its_slices() -> None:
+    """Loads of 0.5 µs behind slices of 8 products: what fills every SM twice hides them, 64 tiles on 132 SMs do not."""
+    quick, slow = (_with("h100-sxm", load_latency_us=latency) for latency in (0.01, 0.5))
+    few, many = ([float(gemm(gpu, m, 2048, 4096, dtype="fp32").seconds[0]) for gpu in (quick, slow)] for m in (512, 16384))
+    assert few[1] > 1.05 * few[0]
+    assert many[1] == pytest.approx(many[0], rel=1e-6)
