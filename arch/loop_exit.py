@@ -15,7 +15,7 @@ from typing import Any
 
 from ..sim.units import PS_PER_S
 from .run_state import RunState
-from .steady import LEAST_INTERVALS, MOST_ERROR, Note, Pace, Wanted, pace_of, wanted_of
+from .steady import MOST_ERROR, Note, Pace, Wanted, pace_of, wanted_of
 from .tile_loops import LEAST_RECORDS, MOST_PERIODS_OWNED, LoopFinder, TileLoop
 
 
@@ -98,7 +98,7 @@ class StepLoops:
             return False
         if trip.notes:
             seen_ps, seen = now_ps - trip.notes[0].at_ps, period - trip.notes[0].period
-            if left_out * seen_ps < LEAST_INTERVALS * interval_ps * seen:
+            if left_out * seen_ps < trip.wanted.intervals * interval_ps * seen:
                 trip.give_up()
                 return False
         trip.notes.append(exits.note(self._index, period))

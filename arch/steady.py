@@ -22,8 +22,6 @@ Counts: TypeAlias = Mapping[tuple[str, ...], int]
 #: A period of so many records is long: it holds loads from many rows and channels, and all that pipelines and buffers hold passes
 #: in it. ASSUMED: half of it is still enough; the runs of every tile that tests and docs/engine.md hold it against would tell.
 LONG_RECORDS = 150
-#: … and lasts so many intervals in which all banks are refreshed, so that a refresh more or less is no great share of it.
-LEAST_INTERVALS = 5
 #: The share by which the time of a period may be off, and by which units may keep different paces: the reduction promises 0.5 %.
 MOST_ERROR = 0.003
 #: The share by which the memory's energy of a period may be off.
@@ -41,12 +39,16 @@ class Wanted:
     warm: int                                # that fill the pipelines and are not looked at; of many periods, the first half
     periods: int                             # that are looked at …
     notes: int                               # … and what is noted among them, at least as many in each half
+    intervals: int                           # … which last so many intervals in which all banks are refreshed
     known_periods: int                       # that are looked at where the pace is known from a loop that was left before
 
 
 #: With four short periods the time was right, but DRAM rows that are opened, whose number goes with how tiles lie across rows and
 #: channels, were up to a fourth too few (1.6 % of the memory's energy).
-_OF_SHORT, _OF_LONG = Wanted(warm=2, periods=8, notes=4, known_periods=4), Wanted(warm=1, periods=2, notes=3, known_periods=1)
+#: A refresh more or less is no great share of five intervals; what comes of two that meet, once in a dozen periods, is below
+#: MOST_ERROR only of 25 (260 ns of 4 µs each).
+_OF_SHORT = Wanted(warm=2, periods=8, notes=4, intervals=5, known_periods=4)
+_OF_LONG = Wanted(warm=1, periods=2, notes=3, intervals=25, known_periods=1)
 
 
 def wanted_of(records: int) -> Wanted:
@@ -135,7 +137,7 @@ def pace_of(
         if off <= KNOWN_AGREEMENT:
             return Pace(known.period_ps, max(known.error, off), known.before, known.last)
     error += abs(last.memory.get("refresh_owed_ps", 0.0) - seen[0].memory.get("refresh_owed_ps", 0.0)) / lasted_ps
-    if (periods < wanted.periods or lasted_ps < LEAST_INTERVALS * interval_ps or max(error, apart) > MOST_ERROR or _piles_up(seen)
+    if (periods < wanted.periods or lasted_ps < wanted.intervals * interval_ps or max(error, apart) > MOST_ERROR or _piles_up(seen)
             or _uneven(seen, spent) > MOST_UNEVEN):
         return None
     return Pace(line.slope, error, seen[0], last)

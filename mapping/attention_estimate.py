@@ -196,7 +196,7 @@ def _estimate(tiles: Sequence[AttentionTile], task: AttentionTask, site: Site, o
     ends = groups * tiles_of_queries
     lanes_s = pairs * cost.interval_s(softmax_cost) + ends * cost.interval_s(end_cost)
     stored, produced = float(task.kv.bits_per_element) / 8, float(task.new.bits_per_element) / 8
-    moved = groups * share * 2 * heads * h.head_dim
+    moved = groups * 2 * heads * h.head_dim                             # the last tile of queries loads all of its keys as well
     kv_bytes = moved * ((keys - new) * stored + new * produced * (not task.new_resident))
     unpacked = moved * ((keys - new) * task.unpacks + new * task.unpacks_new)
     lanes_s = lanes_s + unpacked * FUNCTION_OPS["dequantize"][0] / site.target.lanes.lanes / site.target.lanes.clock_hz

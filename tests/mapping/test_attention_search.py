@@ -246,12 +246,12 @@ def test_attention_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("graph", [
     lambda: single.attention(8, 64, 1, 600, window=150),
     lambda: single.attention(8, 64, 256, 600),
+    lambda: single.attention(8, 64, 256, 600, window=150),
     lambda: single.attention(8, 64, 300, 300, causal=False),
     lambda: tilesim.prefill("llama-3.2-1b", prompt=64).lower(),
     lambda: tilesim.decode("llama-3.2-1b", context=64, batch=3).lower(),
-], ids=["window", "causal", "bidirectional", "own tokens on chip", "own tokens and cached ones"])
+], ids=["window", "causal", "a ragged tile of queries", "bidirectional", "own tokens on chip", "own tokens and cached ones"])
 def test_predicted_bytes_of_keys_and_values_are_those_of_the_records(graph: Callable[[], OperatorGraph]) -> None:
-    """Where tiles of queries divide them evenly; a ragged one counts as its share."""
     step = next(step for step in map_graph(graph(), load_machine("hbm-npu")).steps if step.kind == "attention")
     loaded = sum(record.nbytes for record in step.segment.records if isinstance(record, Load) and 1 <= record.operand <= 4)
     assert step.segment.notes["predicted"]["dram_bytes"]["kv"] == loaded
