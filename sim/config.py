@@ -227,6 +227,8 @@ def _config_error(error: ValidationError, document: Document, schema: type[Confi
     if first["type"] == "literal_error":
         allowed = tuple(part.strip(" '") for part in str(first["ctx"]["expected"]).replace(" or ", ", ").split(","))
         text = "is not one of those allowed"
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        text = "a mapping of keys to values is wanted"
     if first["type"] in _BOUNDS:
         text = f"must be {_range(first, schema)}"
     shown = "" if isinstance(value, dict | BaseModel) else f" is {value!r}"

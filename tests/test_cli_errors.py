@@ -159,3 +159,16 @@ def test_lanes_that_do_not_multiply_are_the_reason_given(tmp_path: Path, capsys:
     assert main([*run, "--mapping", str(tmp_path / "lanes.yaml")]) == 2
     complaint = capsys.readouterr().err
     assert "lanes.yaml:1: gemm: unit is lanes, but the lanes of tpu-v1, 'vpu', do not multiply" in complaint
+
+
+def test_sizes_of_attention_are_called_as_the_options_are(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["op", "attention", "--heads", "4", "--head-dim", "64", "--arch", "hbm-npu"]
+    assert main([*run, "--q", "1", "--context", "0"]) == 2
+    assert "context is 0" in capsys.readouterr().err
+    assert main([*run, "--q", "0", "--context", "8"]) == 2
+    assert "q is 0" in capsys.readouterr().err
+
+
+def test_a_part_that_is_no_mapping_is_refused_in_words_of_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["op", "gemm", "8", "8", "8", "--arch", "hbm-npu", "--set", "parts.vpu=null"]) == 2
+    assert "parts.vpu is None: a mapping of keys to values is wanted" in capsys.readouterr().err

@@ -123,8 +123,8 @@ def lstm(
 _BUILDERS: dict[str, Callable[[Mapping[str, Any], str, str], OperatorGraph]] = {
     "gemm": lambda o, stored, moved: gemm(o["m"], o["n"], o["k"], batch=o["batch"], weights=stored, activations=moved),
     "attention": lambda o, stored, moved: attention(
-        o["heads"], o["head_dim"], o["q"], o["context"], batch=o["batch"], kv_heads=o["kv_heads"], causal=not o["full"],
-        activations=moved, kv=stored),
+        o["heads"], o["head_dim"], positive_count("q", o["q"]), positive_count("context", o["context"]), batch=o["batch"],
+        kv_heads=o["kv_heads"], causal=not o["full"], activations=moved, kv=stored),
     "norm": lambda o, stored, moved: norm(o["rows"], o["cols"], function=o["function"], activations=moved),
     "softmax": lambda o, stored, moved: softmax(o["rows"], o["cols"], activations=moved),
     "elementwise": lambda o, stored, moved: elementwise(o["function"], o["rows"], o["cols"], activations=moved),
