@@ -21,6 +21,7 @@ from .contract import Row, ValidationResult, compare, skip, summarise
 from .dram_configs import ReferenceDevice, read_device
 from .dram_energy import energy_rows
 from .dram_traces import MAPPING, Geometry, make_trace
+from .tables import UNPREDICTABLE, find_tables, reason_of, records
 
 SHIPPED = Path(__file__).parent / "data" / "dram"
 MUST_HAVE = ("peer", "config", "kind", "n", "seed", "last_data_cycle")
@@ -85,24 +86,25 @@ def validate(reference: Path | None = None) -> ValidationResult:
 def validate_dram(path: Path, progress: Callable[[str], None] | None = None) -> ValidationResult:
     """Compare with every ``results.csv``-like file in or at *path* (recognised by its columns)."""
     rows: list[Row] = []
-    for results in _result_files(path):
+    for results in find_tables(path, MUST_HAVE, "DRAM results"):
+        if not (results.parent / "configs.yaml").is_file():
+            continue
         reference = Reference(results.parent / "configs.yaml")
-        with results.open(encoding="utf-8", newline="") as stream:
-            for line in csv.DictReader(stream):
-                rows.extend(_compare_line(reference, line))
-                if progress:
-                    progress(f"{line['peer']}/{line['config']}/{line['kind']}")
+        for number, line in records(results):
+            rows.extend(_line_rows(reference, line, f"{results.name}:{number}"))
+            if progress:
+                progress(f"{line['peer']}/{line['config']}/{line['kind']}")
         rows.extend(_compare_traces(reference, results.parent / "cmdtrace"))
     return ValidationResult("dram", tuple(rows), tuple(summarise(rows, TOLERANCES_PCT)))
 
 
-def _result_files(path: Path) -> Iterator[Path]:
-    files = [path] if path.is_file() else sorted(path.glob("*.csv"))
-    for file in files:
-        with file.open(encoding="utf-8", newline="") as stream:
-            header = next(csv.reader(stream), [])
-        if set(MUST_HAVE) <= set(header) and (file.parent / "configs.yaml").is_file():
-            yield file
+def _line_rows(reference: Reference, line: Mapping[str, str], place: str) -> list[Row]:
+    """What one line gives; a line that makes no sense is skipped alone, with its reason."""
+    try:
+        return list(_compare_line(reference, line))
+    except UNPREDICTABLE as error:
+        case = f"{line['peer']}/{line['config']}/{line['kind']}/last_data_cycle"
+        return [skip(case, group_of(line["kind"]), None, f"{place}: cannot be predicted: {reason_of(error)}")]
 
 
 def _number(text: str | None) -> float | None:

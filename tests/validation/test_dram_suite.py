@@ -59,6 +59,27 @@ def test_a_config_of_each_peer_is_within_tolerance(peer: str, config: str, tmp_p
     assert [row.case for row in result.rows if not row.within] == []
 
 
+def test_lines_that_make_no_sense_are_skipped_alone(tmp_path: Path) -> None:
+    """… wherever below the folder the table lies; the others are scored as ever."""
+    with (dram.SHIPPED / "results.csv").open(encoding="utf-8", newline="") as stream:
+        good = next(csv.DictReader(stream))
+    bad = [good | spoilt for spoilt in ({"n": "many"}, {"kind": "zigzag"}, {"last_data_cycle": "soon"}, {"peer": "no such peer"})]
+    folder = tmp_path / "deep" / "down"
+    folder.mkdir(parents=True)
+    with (folder / "some.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, good.keys())
+        writer.writeheader()
+        writer.writerows([*bad, good])
+    (folder / "configs.yaml").write_text((dram.SHIPPED / "configs.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    rows = dram.validate(tmp_path).rows
+    skipped = [row for row in rows if row.skipped]
+    assert len(skipped) == len(bad)
+    assert "some.csv:2: cannot be predicted" in (skipped[0].skipped or "")
+    assert "zigzag" in (skipped[1].skipped or "")
+    assert [row.within for row in rows if not row.skipped].count(False) == 0
+    assert any(not row.skipped for row in rows)
+
+
 @needs_reference
 @pytest.mark.slow
 def test_the_whole_reference() -> None:
