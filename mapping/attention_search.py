@@ -6,7 +6,7 @@ them: none that the timeline has slower is chosen. Deterministic; choices are ca
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from .attention_tiles import AttentionTile, tile_fits
 from .attention_timeline import judge
 from .constraints import AttentionConstraints
 from .gemm_estimate import Floats
+from .kept import Kept
 from .search import EQUAL, EQUAL_IN_A_MODEL
 from .target import Site
 
@@ -34,7 +35,7 @@ _ALIKE = 0.02
 _RECORDS_WEIGH = 0.2
 #: Costs nearer to each other than that are the same.
 _TWINS = 1e-4
-_MOST_CACHED = 1024
+_MOST_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,13 @@ class AttentionChoice:
     judged: int
 
 
-_cache: dict[Hashable, AttentionChoice] = {}
+_kept: Kept[AttentionChoice] = Kept(_MOST_KEPT)
 
 
 def choose_attention(task: AttentionTask, rule: AttentionTile, site: Site, constraints: AttentionConstraints) -> AttentionChoice:
     """The best tile for *task* on *site* that keeps to *constraints*; a ConfigError when none fits. *rule*: the fixed rule's."""
     key = (task, rule, repr(site.target), site.room, site.objective, site.contended, constraints)
-    found = _cache.get(key)
-    if found is None:
-        if len(_cache) >= _MOST_CACHED:
-            _cache.clear()
-        found = _cache[key] = _choose(task, rule, site, constraints)
-    return found
+    return _kept.get(key, lambda: _choose(task, rule, site, constraints))
 
 
 def given_tile(task: AttentionTask, rule: AttentionTile, site: Site, constraints: AttentionConstraints) -> AttentionTile:

@@ -31,15 +31,12 @@ from .timeline import (
     F_FOLDS,
     F_SIZE,
     F_STREAM,
-    FREES,
     I_AFTER,
     I_BYTES,
     I_DEP_0,
     I_DEP_1,
-    I_FREE,
     I_POOL,
     I_SIZE,
-    I_UNIT,
     LANES,
     P_ACCUMULATORS,
     P_ACTIVATION,
@@ -47,6 +44,9 @@ from .timeline import (
     P_VECTOR,
     STORE,
     STREAM,
+    copy_cost,
+    gives,
+    new_record,
     run_timeline,
 )
 
@@ -70,25 +70,15 @@ _WALKED, _IN_GROUP = 600, 200
 @compiled
 def _put(records: Ints, costs: Floats, at: int, unit: int, cost: Floats, first: int, second: int, after: int) -> None:
     """Record *at*, of *unit*, behind the records *first* and *second*; the first row of a free table."""
-    records[at, :] = -1
-    records[at, I_UNIT], records[at, I_DEP_0], records[at, I_DEP_1], records[at, I_AFTER] = unit, first, second, after
-    for column in range(F_SIZE):  # by element: a row at once would compile the text of numpy's error about shapes
-        costs[at, column] = cost[column]
+    new_record(records, at, unit)
+    records[at, I_DEP_0], records[at, I_DEP_1], records[at, I_AFTER] = first, second, after
+    copy_cost(costs, at, cost)
 
 
 @compiled
 def _takes(records: Ints, at: int, pool: int, nbytes: int) -> None:
     """Record *at* acquires *nbytes* of *pool*."""
     records[at, I_POOL], records[at, I_BYTES] = pool, nbytes
-
-
-@compiled
-def _gives(records: Ints, at: int, pool: int, nbytes: int) -> None:
-    """Record *at* gives *nbytes* of *pool* back."""
-    for i in range(FREES):
-        if records[at, I_FREE + 2 * i] < 0:
-            records[at, I_FREE + 2 * i], records[at, I_FREE + 2 * i + 1] = pool, nbytes
-            return
 
 
 @compiled
@@ -105,7 +95,7 @@ def _operand(records: Ints, costs: Floats, at: int, tile: Ints, ki: Ints, kf: Fl
         _put(records, costs, at, LANES, kf[kind, _UNPACK_NEW if is_new else _UNPACK_CACHED], -1 if here else at - 1, -1, int(here))
         _takes(records, at, P_VECTOR, ki[kind, _PLAIN])
         if not here:
-            _gives(records, at, P_ACTIVATION if is_new else P_STREAM, ki[kind, _FRESH] if is_new else ki[kind, _CACHED])
+            gives(records, at, P_ACTIVATION if is_new else P_STREAM, ki[kind, _FRESH] if is_new else ki[kind, _CACHED])
         at += 1
     return at
 
@@ -115,9 +105,9 @@ def _done_with(records: Ints, at: int, tile: Ints, ki: Ints, flags: Ints) -> Non
     """Product *at* is the last to read the tile's keys or values."""
     is_new, kind = tile[_NEW] > 0, tile[_KIND]
     if flags[_UNPACKS_NEW if is_new else _UNPACKS]:
-        _gives(records, at, P_VECTOR, ki[kind, _PLAIN])
+        gives(records, at, P_VECTOR, ki[kind, _PLAIN])
     elif not (is_new and flags[_NEW_HERE]):
-        _gives(records, at, P_ACTIVATION if is_new else P_STREAM, ki[kind, _FRESH] if is_new else ki[kind, _CACHED])
+        gives(records, at, P_ACTIVATION if is_new else P_STREAM, ki[kind, _FRESH] if is_new else ki[kind, _CACHED])
 
 
 @compiled
@@ -136,7 +126,7 @@ def _multiply_scores(
         _put(records, costs, at, LANES, rf[rows, _PACK], ready[tile[_QUERIES]], -1, flags[_Q_HERE])
         _takes(records, at, P_VECTOR, ri[rows, _PACKED])
         if not flags[_Q_HERE]:
-            _gives(records, at, P_ACTIVATION, ri[rows, _PACKED])
+            gives(records, at, P_ACTIVATION, ri[rows, _PACKED])
         ready[tile[_QUERIES]] = at
         at += 1
     before = at
@@ -146,7 +136,7 @@ def _multiply_scores(
     _takes(records, at, P_ACCUMULATORS if flags[_ON_ARRAYS] else P_VECTOR, ki[tile[_KIND], _SCORES])
     _done_with(records, at, tile, ki, flags)
     if tile[_LAST] and (flags[_PACKS] or not flags[_Q_HERE]):
-        _gives(records, at, P_VECTOR if flags[_PACKS] else P_ACTIVATION, ri[rows, _PACKED])
+        gives(records, at, P_VECTOR if flags[_PACKS] else P_ACTIVATION, ri[rows, _PACKED])
     return at + 1
 
 
@@ -162,25 +152,25 @@ def _finish(
     _put(records, costs, at, LANES, kf[kind, _SOFTMAX_FIRST if is_first else _SOFTMAX], scores,
          -1 if is_first else products[tile[_QUERIES]], 0)
     _takes(records, at, P_VECTOR, ki[kind, _PROBABILITIES] + (ri[rows, _STATISTICS] if is_first else 0))
-    _gives(records, at, pool, ki[kind, _SCORES])
+    gives(records, at, pool, ki[kind, _SCORES])
     softmax = at
     at = _operand(records, costs, at + 1, tile, ki, kf, flags)
     _put(records, costs, at, unit, kf[kind, _PV_FIRST if is_first else _PV], softmax, at - 1, int(tile[_NEW] > 0))
     if is_first:
         _takes(records, at, pool, ri[rows, _OUTPUT])
-    _gives(records, at, P_VECTOR, ki[kind, _PROBABILITIES])
+    gives(records, at, P_VECTOR, ki[kind, _PROBABILITIES])
     _done_with(records, at, tile, ki, flags)
     products[tile[_QUERIES]] = at
     at += 1
     if tile[_LAST]:
         _put(records, costs, at, LANES, rf[rows, _END], at - 1, -1, 0)
-        _gives(records, at, pool, ri[rows, _OUTPUT])
-        _gives(records, at, P_VECTOR, ri[rows, _STATISTICS])
+        gives(records, at, pool, ri[rows, _OUTPUT])
+        gives(records, at, P_VECTOR, ri[rows, _STATISTICS])
         at += 1
         if not flags[_OUT_HERE]:
             _takes(records, at - 1, P_VECTOR, ri[rows, _PACKED])
             _put(records, costs, at, STORE, rf[rows, _STORE], at - 1, -1, 0)
-            _gives(records, at, P_VECTOR, ri[rows, _PACKED])
+            gives(records, at, P_VECTOR, ri[rows, _PACKED])
             at += 1
     return at
 

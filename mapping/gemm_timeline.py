@@ -28,12 +28,10 @@ from .timeline import (
     F_SIZE,
     F_STREAM,
     F_WRITTEN,
-    FREES,
     I_AFTER,
     I_BYTES,
     I_DEP_0,
     I_DEP_1,
-    I_FREE,
     I_POOL,
     I_SIZE,
     I_UNIT,
@@ -52,6 +50,9 @@ from .timeline import (
     P_VECTOR,
     STORE,
     STREAM,
+    copy_cost,
+    gives,
+    new_record,
     run_timeline,
 )
 
@@ -79,19 +80,9 @@ _A_BYTE, _B_BYTE, _LANE_PS, _LANE_COUNT, _LATENCY, _A_PS, _B_PS, _C_PS, _A_ALONE
 
 @compiled
 def _new(records: Ints, costs: Floats, at: int, unit: int) -> None:
-    """Clear record *at*, of *unit*."""
-    records[at, :] = -1
-    records[at, I_UNIT], records[at, I_AFTER] = unit, 0
+    """Clear record *at*, of *unit*, and its costs."""
+    new_record(records, at, unit)
     costs[at, :] = 0.0
-
-
-@compiled
-def _frees(records: Ints, at: int, pool: int, nbytes: int) -> None:
-    """Record *at* gives *nbytes* of *pool* back."""
-    for i in range(FREES):
-        if records[at, I_FREE + 2 * i] < 0:
-            records[at, I_FREE + 2 * i], records[at, I_FREE + 2 * i + 1] = pool, nbytes
-            return
 
 
 @compiled
@@ -119,8 +110,7 @@ def _product(
     """The cost of one tile product."""
     if p[_ON_ARRAYS]:
         short_m, short_k, short_n = int(rows < p[_M_TILE]), int(depth < p[_K_TILE]), int(width < p[_N_TILE])
-        for column in range(F_SIZE):  # by element: a row at once would compile the text of numpy's error about shapes
-            costs[at, column] = tile[short_m, short_k, short_n, column]
+        copy_cost(costs, at, tile[short_m, short_k, short_n])
     else:
         b_byte = f[_A_BYTE] if p[_UNPACKS] else f[_B_BYTE]
         _lanes(costs, at, float(rows) * depth * width, rows * depth * f[_A_BYTE] + depth * width * b_byte,
@@ -156,7 +146,7 @@ def _epilogue(
         _new(records, costs, at, LANES)
         records[at, I_DEP_0] = last
         _lanes(costs, at, float(elements), 2.0 * block, float(block), f)
-        _frees(records, at, sums_pool, block)
+        gives(records, at, sums_pool, block)
         at += 1
     room = rows if p[_C_HERE] else min(rows, max(1, p[_VECTOR_BYTES] // 8 * 8 // p[_C_BITS] // columns))
     row = 0
@@ -169,13 +159,13 @@ def _epilogue(
         if not p[_C_HERE]:
             records[at, I_POOL], records[at, I_BYTES] = P_VECTOR, out
         if row + count >= rows:
-            _frees(records, at, sums_pool, block)
+            gives(records, at, sums_pool, block)
         at += 1
         if not p[_C_HERE]:
             _new(records, costs, at, STORE)
             records[at, I_DEP_0] = at - 1
             costs[at, F_STREAM] = out * f[_C_PS]
-            _frees(records, at, P_VECTOR, out)
+            gives(records, at, P_VECTOR, out)
             at += 1
         row += count
     return at
@@ -235,7 +225,7 @@ def _write(records: Ints, costs: Floats, at: int, p: Ints, f: Floats, tile: Floa
                             records[at, I_POOL], records[at, I_BYTES] = P_VECTOR, plain
                             _lanes(costs, at, float(DEQUANTIZE_OPS * depth * width), float(b_bytes), float(plain), f)
                             if not p[_B_HERE]:
-                                _frees(records, at, b_pool, b_bytes)
+                                gives(records, at, b_pool, b_bytes)
                             b = at
                             at += 1
                         _new(records, costs, at, unit)
@@ -245,11 +235,11 @@ def _write(records: Ints, costs: Floats, at: int, p: Ints, f: Floats, tile: Floa
                             records[at, I_POOL], records[at, I_BYTES] = sums_pool, SUM_BYTES * rows * columns
                         _product(costs, at, p, f, tile, rows, depth, width, k % deep > 0)
                         if p[_UNPACKS]:
-                            _frees(records, at, P_VECTOR, plain)
+                            gives(records, at, P_VECTOR, plain)
                         elif not p[_B_HERE] and (not p[_HOLD_B] or inner == inner_blocks - 1):
-                            _frees(records, at, b_pool, b_bytes)
+                            gives(records, at, b_pool, b_bytes)
                         if not p[_A_HERE] and j == n_tiles - 1 and (not p[_HOLD_A] or inner == inner_blocks - 1):
-                            _frees(records, at, P_ACTIVATION, a_bytes)
+                            gives(records, at, P_ACTIVATION, a_bytes)
                         last = at
                         at += 1
                         if k == 0 and j == 0 and pending_rows > 0:

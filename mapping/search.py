@@ -8,7 +8,7 @@ candidates come in a fixed order, and of equal ones the first wins. Choices are 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from .gemm_estimate import Estimate, Floats, bound_seconds, estimate, uneven
 from .gemm_heuristic import check_format, heuristic_plan, rule_plans
 from .gemm_space import GemmPlan, GemmTask, Plans, candidates, every_plan, fits, neighbours, one_plan, structures
 from .gemm_timeline import judge, records_at_most
+from .kept import Kept
 from .target import Objective, Site
 
 #: Plans whose times differ by less are equal; of those the one with the least traffic and the fewest records wins.
@@ -50,7 +51,7 @@ _STARTS, _STARTS_IN_A_MODEL = 4, 2
 _CHUNK = 2048
 #: Costs nearer to each other than that are the same: of plans that differ in name alone.
 _TWINS = 1e-4
-_MOST_CACHED = 4096
+_MOST_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,13 @@ class Choice:
     judged: int
 
 
-_cache: dict[Hashable, Choice] = {}
+_kept: Kept[Choice] = Kept(_MOST_KEPT)
 
 
 def choose_gemm(task: GemmTask, site: Site, constraints: GemmConstraints) -> Choice:
     """The best plan for *task* on *site* that keeps to *constraints*; a ConfigError when none fits."""
     key = (task, repr(site.target), site.room, site.objective, site.contended, site.rough, constraints)
-    found = _cache.get(key)
-    if found is None:
-        if len(_cache) >= _MOST_CACHED:
-            _cache.clear()
-        found = _cache[key] = _choose(task, site, constraints)
-    return found
+    return _kept.get(key, lambda: _choose(task, site, constraints))
 
 
 def _choose(task: GemmTask, site: Site, constraints: GemmConstraints) -> Choice:

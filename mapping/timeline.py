@@ -40,6 +40,29 @@ M_SIZE = M_POOL + POOLS
 
 
 @compiled
+def new_record(records: Ints, at: int, unit: int) -> None:
+    """Clear record *at*, of *unit*: it waits for nothing, takes nothing and gives nothing back."""
+    records[at, :] = -1
+    records[at, I_UNIT], records[at, I_AFTER] = unit, 0
+
+
+@compiled
+def gives(records: Ints, at: int, pool: int, nbytes: int) -> None:
+    """Record *at* gives *nbytes* of *pool* back."""
+    for i in range(FREES):
+        if records[at, I_FREE + 2 * i] < 0:
+            records[at, I_FREE + 2 * i], records[at, I_FREE + 2 * i + 1] = pool, nbytes
+            return
+
+
+@compiled
+def copy_cost(costs: Floats, at: int, cost: Floats) -> None:
+    """Record *at* costs *cost*. By element: a row at once would compile the text of numpy's error about shapes."""
+    for column in range(F_SIZE):
+        costs[at, column] = cost[column]
+
+
+@compiled
 def _moved(start: float, nbytes: float, at_least: float, ports: float, other_end: float, other_rate: float) -> float:
     """When *nbytes* from *start* on have moved through ports of which another unit uses *other_rate* until *other_end*."""
     if nbytes <= 0:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tilesim.arch.machine import load_machine
+from tilesim.mapping.mapper import map_graph
 from tilesim.mapping.target import Target
 from tilesim.sim.dtypes import parse_dtype
 from tilesim.sim.program import Load, Store, TileProgram
@@ -182,6 +184,22 @@ def test_embedding_equals_numpy(batch: int, tokens: int, cols: int, vocab: int, 
     equals_numpy(alone(Embedding(name="embedding", inputs=tuple(inputs), outputs=(Tensor("out", (rows, cols), BF16, "output"),),
                                  rows=rows, cols=cols, vocab=vocab, tokens=tokens, position_start=position)),
                  toy_target(**machine))
+
+
+@pytest.mark.parametrize(("capacity", "fewest", "most"), [("32 MiB", 1, 1), ("24 KiB", 2, 12)])
+def test_ids_of_many_rows_come_in_one_load_before_them(capacity: str, fewest: int, most: int) -> None:
+    rows, cols, vocab = 1000, 768, 5000
+    graph = alone(Embedding(
+        name="embedding", inputs=(Tensor("ids", (rows,), INT32, "input"), Tensor("table", (vocab, cols), BF16, "weight")),
+        outputs=(Tensor("out", (rows, cols), BF16, "output"),), rows=rows, cols=cols, vocab=vocab, tokens=rows))
+    segment = map_graph(graph, load_machine("hbm-npu", (f"parts.scratchpad.capacity={capacity}",))).steps[0].segment
+    loads = [(at, record) for at, record in enumerate(segment.records) if isinstance(record, Load)]
+    ids = {at: record.nbytes for at, record in loads if record.operand == 0}
+    assert fewest <= len(ids) <= most
+    assert sum(ids.values()) == 4 * rows
+    for at, record in loads:
+        if record.operand == 1:
+            assert segment.waits[at] == (max(one for one in ids if one < at),)
 
 
 @quick
