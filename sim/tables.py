@@ -50,8 +50,9 @@ def _attention_io(report: Report) -> str:
         return ""
     ratio = f"{moved / compulsory:.3f} × " if compulsory else ""
     order, on_chip = sum(bound.order_bytes for _, bound in ran), max(bound.on_chip_bytes for _, bound in ran)
-    return (f"attention moved {si_text(moved, 'B')}, {ratio}compulsory {si_text(compulsory, 'B')}   [N²d²/M, asymptotic: order of "
-            f"{si_text(order, 'B')}, M {si_text(on_chip, 'B')}]")
+    about = f"order of {si_text(order, 'B')}" if order >= 1 else "below 1 B"
+    return (f"attention moved {si_text(moved, 'B')}, {ratio}compulsory {si_text(compulsory, 'B')}   [N²d²/M, asymptotic: {about}, "
+            f"M {si_text(on_chip, 'B')}]")
 
 
 def _cascades(report: Report) -> str:

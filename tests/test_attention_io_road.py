@@ -95,5 +95,10 @@ def test_what_needs_no_memory_prints_no_line() -> None:
     assert "attention moved" not in text_of(simulate("hbm-npu", tilesim.prefill(TINY, prompt=20)))
 
 
+def test_an_order_of_less_than_a_byte_is_said_in_words() -> None:
+    text = text_of(run_graph(load_machine("hbm-npu"), single.attention(4, 64, 1, 1), "case", 0, {}))
+    assert "asymptotic: below 1 B, M " in text
+
+
 def simulate_einsum(chip: str, tokens: int) -> Report:
     return run_graph(find_machine(chip), single.attention(12, 64, tokens, tokens, causal=False), "case", 0, {})
